@@ -1,0 +1,1 @@
+"""What is looked at: everything that touches weights or changes a forward pass."""

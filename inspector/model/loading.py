@@ -1,0 +1,330 @@
+"""From a source to a model in memory: what it will take, whether it fits, and the load itself."""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GgufConfig,
+    PreTrainedModel,
+)
+
+from inspector.errors import LoadError
+from inspector.jobs import Progress, silent
+from inspector.model.families import family_of
+from inspector.model.loaded import LoadedModel, count_parameters
+from inspector.model.probe import probe
+from inspector.model.sources import CODE_OFF, Source, check_folder, fetch, fingerprint, parse
+from inspector.model.tiny import tiny_config, tiny_model, tiny_tokenizer
+from inspector.units import KINDS
+
+T = TypeVar("T")
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+DEVICES = ("auto", "cuda", "mps", "cpu")
+ROOM = 1.1
+"""A model must fit this many times over: the rest is for activations and the cache."""
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """What a model is and takes, from its config alone.
+
+    `parameters` counts tied weights once; `bytes` is parameters times the dtype's size; `available`
+    is the free memory of the device in bytes, with what the present model would give back.
+    """
+
+    source: str
+    model_type: str
+    layers: int
+    units: int
+    parameters: int
+    dtype: str
+    device: str
+    bytes: int
+    available: int
+
+    @property
+    def fits(self) -> bool:
+        """Whether the weights and a tenth more fit the device."""
+        return self.bytes * ROOM <= self.available
+
+    def __str__(self) -> str:
+        """One line for people."""
+        verdict = "fits" if self.fits else "does not fit"
+        return (
+            f"{self.model_type}: {self.layers} layers, {self.units} units, "
+            f"{self.parameters / 1e6:,.1f} M parameters, {gib(self.bytes)} in {self.dtype}; "
+            f"{verdict} {self.device} ({gib(self.available)} free)"
+        )
+
+
+def gib(size: float) -> str:
+    """Bytes in GiB, or MiB below one."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device of that name; `auto` is CUDA, then MPS, then the CPU.
+
+    Raises:
+        LoadError: no such device on this machine.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+        name = "mps" if name == "cpu" and torch.backends.mps.is_available() else name
+    kind = name.partition(":")[0]
+    there = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise LoadError(f"unknown device {name!r}: choose one of {', '.join(DEVICES)}.") from error
+    if not there.get(kind, False):
+        raise LoadError(f"this machine has no {kind}: choose auto or cpu.")
+    if kind == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise LoadError(f"this machine has {torch.cuda.device_count()} CUDA devices, not {name}.")
+    return device
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The dtype of that name; `auto` is bf16 where the hardware multiplies it natively, else fp32.
+
+    Raises:
+        LoadError: unknown name.
+    """
+    if name == "auto":
+        return torch.bfloat16 if multiplies_bf16(device) else torch.float32
+    if name not in DTYPES:
+        raise LoadError(f"unknown dtype {name!r}: choose auto, {', '.join(DTYPES)}.")
+    return DTYPES[name]
+
+
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether the device has bf16 matrix instructions, rather than emulating them."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu":
+        able = torch.cpu.get_capabilities()
+        return any(able.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
+    return False
+
+
+def memory_available(device: torch.device, freed: LoadedModel | None = None) -> int:
+    """Free bytes on the device, with those of a model that would be freed first."""
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+    elif device.type == "mps":
+        free = torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    else:
+        free = psutil.virtual_memory().available
+    if freed is not None and freed.device.type == device.type:
+        free += sum(p.numel() * p.element_size() for p in freed.model.parameters())
+    return free
+
+
+def size_of(
+    text: str, *, device: str = "auto", dtype: str = "auto", freed: LoadedModel | None = None
+) -> ModelSize:
+    """What a model is and takes, from its config alone: built on the meta device, no weights read.
+
+    Raises:
+        LoadError: as `load`, short of reading weights.
+    """
+    return _size(fetch(parse(text), config_only=True), device, dtype, freed)
+
+
+def load(
+    text: str,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    attention: str | None = None,
+    freed: LoadedModel | None = None,
+    progress: Progress = silent,
+) -> LoadedModel:
+    """Load a model onto one device and probe its units.
+
+    Args:
+        text: a source, see `sources.FORMS`.
+        device: auto, cuda, cuda:1, mps or cpu.
+        dtype: auto, bf16, fp16 or fp32.
+        attention: transformers' attention implementation (sdpa, eager); its own choice if None.
+        freed: a model whose memory the caller will give back before this one needs it.
+        progress: called between the stages.
+
+    Raises:
+        LoadError: not found, gated, no network, too big, unsupported, or corrupt; says what to do.
+    """
+    source = parse(text)
+    progress(0, 4, "looking up the model")
+    source = fetch(source, progress=progress)
+    size = _size(source, device, dtype, freed)
+    if not size.fits:
+        raise LoadError(
+            f"{size.source} needs {gib(size.bytes * ROOM)} in {size.dtype} "
+            f"({size.parameters / 1e9:.2f} B parameters and a tenth more), "
+            f"{size.device} has {gib(size.available)} free: "
+            "choose a smaller model, bf16, or another device."
+        )
+    progress(1, 4, "reading the tokenizer")
+    tokenizer = _guard(source, lambda: _tokenizer(source))
+    progress(2, 4, "reading the weights")
+    to = pick_device(device)
+    model = _guard(source, lambda: _model(source, to, pick_dtype(dtype, to), attention))
+    progress(3, 4, "probing the units")
+    loaded = LoadedModel(
+        model=model.eval().requires_grad_(False),
+        tokenizer=tokenizer,
+        source=source.text,
+        weights=fingerprint(source),
+        family=family_of(model.config.model_type),
+        layers=_layers(model),
+    )
+    loaded = probe(loaded)
+    if not loaded.toggleable():
+        raise LoadError(
+            f"the architecture {loaded.model_type} is not supported: {loaded.units[0].problem}."
+        )
+    progress(4, 4, "loaded")
+    return loaded
+
+
+def free(loaded: LoadedModel) -> None:
+    """Give the memory of a model back; whoever still holds it holds an empty shell."""
+    for parameter in loaded.model.parameters():
+        parameter.data = parameter.data.new_empty(0)
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _size(source: Source, device: str, dtype: str, freed: LoadedModel | None) -> ModelSize:
+    config = _guard(source, lambda: _config(source))
+    with torch.device("meta"):
+        model = _guard(source, lambda: AutoModelForCausalLM.from_config(config))
+    depth = len(_layers(model))
+    to = pick_device(device)
+    kind = pick_dtype(dtype, to)
+    parameters = count_parameters(model)
+    return ModelSize(
+        source=source.text,
+        model_type=config.model_type,
+        layers=depth,
+        units=depth * len(KINDS),
+        parameters=parameters,
+        dtype=str(kind).removeprefix("torch."),
+        device=str(to),
+        bytes=parameters * kind.itemsize,
+        available=memory_available(to, freed),
+    )
+
+
+def _config(source: Source) -> Any:
+    if source.kind == "tiny":
+        return tiny_config(source.name)
+    if source.kind != "gguf" and not (source.files / "config.json").is_file():
+        check_folder(source.files)
+    return AutoConfig.from_pretrained(
+        source.files, **source.file_arguments, local_files_only=True, trust_remote_code=False
+    )
+
+
+def _tokenizer(source: Source) -> Any:
+    if source.kind == "tiny":
+        return tiny_tokenizer()
+    return AutoTokenizer.from_pretrained(
+        source.files, **source.file_arguments, local_files_only=True, trust_remote_code=False
+    )
+
+
+def _model(
+    source: Source, device: torch.device, dtype: torch.dtype, attention: str | None
+) -> PreTrainedModel:
+    if source.kind == "tiny":
+        model: Any = tiny_model(source.name, attention=attention)
+        return model.to(device=device, dtype=dtype)
+    arguments: dict[str, Any] = dict(source.file_arguments)
+    if source.kind == "gguf":
+        # Plain tensors in the dtype asked for, even where kernels for packed blocks are installed.
+        arguments["quantization_config"] = GgufConfig(dequantize=True)
+    else:
+        check_folder(source.files)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        source.files,
+        **arguments,
+        dtype=dtype,
+        device_map={"": device},
+        attn_implementation=attention,
+        use_safetensors=True,
+        local_files_only=True,
+        trust_remote_code=False,
+        output_loading_info=True,
+    )
+    model, report = loaded
+    lacking = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
+    if lacking:
+        raise LoadError(
+            f"{source.text} lacks {len(lacking)} weights of its architecture ({lacking[0]}, ...): "
+            "the files are incomplete or made for other code."
+        )
+    return model
+
+
+def _layers(model: PreTrainedModel) -> nn.ModuleList:
+    path = family_of(model.config.model_type).layers
+    try:
+        layers = model.get_submodule(path)
+    except AttributeError:
+        layers = None
+    if not isinstance(layers, nn.ModuleList) or not len(layers):
+        raise LoadError(
+            f"the architecture {model.config.model_type} is not supported: "
+            f"it has no layers at {path}."
+        )
+    return layers
+
+
+def _guard(source: Source, step: Callable[[], T]) -> T:
+    """Run one step of a load; what can go wrong with files becomes one sentence."""
+    try:
+        return step()
+    except LoadError:
+        raise
+    except (SafetensorError, json.JSONDecodeError, EOFError) as error:
+        raise LoadError(
+            f"a file of {source.text} is corrupt or cut short ({error}): download it again."
+        ) from error
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise LoadError(
+            f"out of memory while loading {source.text}: choose bf16 or a smaller model."
+        ) from error
+    except (OSError, ValueError, ImportError, KeyError, IndexError, RuntimeError) as error:
+        raise LoadError(_said(source, error)) from error
+
+
+def _said(source: Source, error: Exception) -> str:
+    text = " ".join(str(error).split())
+    if "trust_remote_code" in text or "custom code" in text:
+        return f"{source.text} needs code of its own, and {CODE_OFF}: choose another model."
+    if "model type" in text or "Unrecognized" in text or "architecture" in text.lower():
+        return f"{source.text} has an architecture that transformers cannot load here: {text[:200]}"
+    if isinstance(error, OSError) and "okeniz" in text:
+        return f"{source.text} has no tokenizer that can be read: {text[:200]}"
+    where = Path(source.name).name
+    return f"{where} cannot be read as a model ({type(error).__name__}: {text[:200]})."

@@ -1,0 +1,103 @@
+"""Running a model piece by piece: up to its first layer, one decoder layer, from the last layer on.
+
+The pieces are the model's own forward with the layers' `forward` replaced for the moment, so masks,
+position embeddings, scaled embeddings, final norms and soft-capped heads need no case of their own.
+What a layer is called with besides the stream is recorded once for a single window; its batch of
+one broadcasts over any number of rows, all of which are whole, unpadded windows of the same length.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from inspector.model.surgery import replaced
+
+if TYPE_CHECKING:
+    from inspector.model.loaded import LoadedModel
+
+
+class _Stop(Exception):
+    """Ends a forward pass once what was wanted of it is there."""
+
+
+@dataclass
+class Calls:
+    """What each layer is called with besides the stream, for windows of one length.
+
+    `keyword` tells that the stream goes in as `hidden_states=`, not as the first argument.
+    """
+
+    length: int
+    arguments: list[tuple[tuple[Any, ...], dict[str, Any], bool]]
+
+
+@torch.no_grad()
+def record(loaded: LoadedModel, ids: torch.Tensor) -> tuple[torch.Tensor, Calls]:
+    """The stream that enters layer 0, [rows, T, H], and how the layers are called.
+
+    Neither a layer nor the head is computed. The calls are those of the first row alone.
+    """
+    ids = ids.to(loaded.device)
+    entering, calls = _enter(loaded, ids[:1])
+    if len(ids) > 1:
+        entering, _ = _enter(loaded, ids)
+    return entering, calls
+
+
+def _enter(loaded: LoadedModel, ids: torch.Tensor) -> tuple[torch.Tensor, Calls]:
+    calls = Calls(ids.shape[1], [])
+    entering: list[torch.Tensor] = []
+
+    def layer(*args: Any, **kwargs: Any) -> Any:
+        keyword = not args
+        stream = kwargs.pop("hidden_states") if keyword else args[0]
+        entering.append(stream)
+        calls.arguments.append((args[1:], kwargs, keyword))
+        if len(calls.arguments) == loaded.depth:
+            raise _Stop
+        return stream
+
+    with ExitStack() as restore:
+        for module in loaded.layers:
+            restore.enter_context(replaced(module, layer))
+        with suppress(_Stop):
+            loaded.model(input_ids=ids, use_cache=False)
+    return entering[0], calls
+
+
+@torch.no_grad()
+def run_layer(
+    loaded: LoadedModel, index: int, stream: torch.Tensor, calls: Calls, *, rows: int | None = None
+) -> torch.Tensor:
+    """One decoder layer on [n, T, H]: the stream that leaves it.
+
+    At most `rows` rows go through at a time, which bounds the memory of what is inside the layer.
+    """
+    args, kwargs, keyword = calls.arguments[index]
+    if rows is not None and len(stream) > rows:
+        parts = stream.split(rows)
+        return torch.cat([run_layer(loaded, index, part, calls) for part in parts])
+    layer = loaded.layers[index]
+    out = layer(hidden_states=stream, **kwargs) if keyword else layer(stream, *args, **kwargs)
+    return out[0] if isinstance(out, tuple) else out
+
+
+@torch.no_grad()
+def head(loaded: LoadedModel, stream: torch.Tensor) -> torch.Tensor:
+    """The logits [n, T, V] of a stream [n, T, H] that left the last layer: final norm and head."""
+
+    def first(*_: Any, **__: Any) -> torch.Tensor:
+        return stream
+
+    def pass_on(*args: Any, **kwargs: Any) -> torch.Tensor:
+        return args[0] if args else kwargs["hidden_states"]
+
+    dummy = torch.zeros(stream.shape[:2], dtype=torch.long, device=loaded.device)
+    with ExitStack() as restore:
+        for index, module in enumerate(loaded.layers):
+            restore.enter_context(replaced(module, pass_on if index else first))
+        return loaded.model(input_ids=dummy, use_cache=False).logits

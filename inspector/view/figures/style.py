@@ -1,0 +1,236 @@
+"""What all figures share: the sheet they are drawn on, colours, limits, words and CSV."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import math
+import textwrap
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from inspector.results import Result
+from inspector.units import KINDS
+
+KIND_WORDS = {"attn": "attention", "ffn": "FFN"}
+"""How a kind of unit is called in words."""
+
+KIND_COLOURS = {"attn": "#3f7cc4", "ffn": "#b97f10"}
+"""Bars and lines by kind: at least 3:1 against a white and a near-black page, told apart by the
+colour-blind."""
+
+ACCENT = "#d6336c"
+"""The chosen step and the safest units: far from everything in cividis and in both kinds."""
+
+GREY = "rgba(128,128,128,0.9)"
+GRID = "rgba(128,128,128,0.22)"
+INK = "#1f2937"
+
+ONE_SIDED = "cividis"
+SIGNED = "RdBu_r"
+
+METRICS = {
+    "nll": ("rise of the NLL", "nats per token"),
+    "perplexity": ("perplexity", ""),
+    "kl": ("KL divergence of the logits", "nats per token"),
+    "js": ("JS divergence of the logits", "nats per token"),
+    "angular": ("angular distance of the logits", "radians per token"),
+    "norm": ("distance of the logits", "Frobenius norm per window"),
+}
+"""Metric name to what it measures and its unit; an unknown metric is shown by its name."""
+
+SUBTITLE_WIDTH = 118
+"""Characters in a line of the subtitle; the page wraps anew for its own width."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The ends of a scale. `clipped` says that some values lie beyond `high`."""
+
+    low: float
+    high: float
+    clipped: bool = False
+
+
+def limits(values: Iterable[float], *, signed: bool = False) -> Limits:
+    """The ends of a scale that one outlier cannot flatten.
+
+    Muting the first FFN often costs a hundred times what any other unit costs. When the greatest
+    value is more than three times as far from the least as nine tenths of the values are, the scale
+    ends at that nine-tenths point. A signed scale is symmetric about 0. NaN and infinity are
+    ignored; no values at all give 0 to 1.
+    """
+    finite = np.array([value for value in values if math.isfinite(value)], dtype=float)
+    if not finite.size:
+        return Limits(0.0, 1.0)
+    size = np.abs(finite) if signed else finite
+    low = 0.0 if signed else float(size.min())
+    high, most = float(size.max()), float(np.quantile(size, 0.9))
+    clipped = size.size >= 8 and most > low and high - low > 3 * (most - low)
+    high = most if clipped else high
+    if high <= low:
+        high = low + (abs(low) or 1.0)
+    return Limits(-high if signed else low, high, clipped)
+
+
+def split(unit: str) -> tuple[int, str]:
+    """Layer and kind of a unit text: ``5.attn`` -> (5, "attn")."""
+    layer, _, kind = unit.partition(".")
+    return int(layer), kind
+
+
+def in_words(unit: str) -> str:
+    """``5.attn`` -> ``layer 5, attention``."""
+    layer, kind = split(unit)
+    return f"layer {layer}, {KIND_WORDS.get(kind, kind)}"
+
+
+def kinds_of(units: Iterable[str]) -> list[str]:
+    """The kinds that occur, in the order in which a layer applies them; at least one."""
+    found = {split(unit)[1] for unit in units}
+    return [kind for kind in KINDS if kind in found] or [KINDS[0]]
+
+
+def metric_words(metric: str) -> str:
+    """What a metric measures, with its unit in brackets."""
+    words, unit = METRICS.get(metric, (metric, ""))
+    return f"{words} ({unit})" if unit else words
+
+
+def number(value: float) -> str:
+    """Four significant digits; ``unknown`` for NaN."""
+    if not math.isfinite(value):
+        return "unknown"
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
+
+
+def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """CSV with a header line; floats with six significant digits, NaN as an empty field."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows([_field(value) for value in row] for row in rows)
+    return out.getvalue()
+
+
+def about(result: Result) -> str:
+    """Where the numbers come from: model, weights, dtype, text, and the mask."""
+    mask = textwrap.shorten(result.mask.replace(",", ", "), 80, placeholder=" ...")
+    return f"{result.provenance.about} · {'muted: ' + mask if mask else 'nothing muted'}"
+
+
+def sheet(
+    figure: go.Figure,
+    *,
+    name: str,
+    title: str,
+    lines: Sequence[str],
+    csv: str,
+    plot_height: int,
+    foot: int = 52,
+    legend: int = 0,
+) -> go.Figure:
+    """Lay out the figure: title, subtitle lines, margins, height, and what downloads need.
+
+    `plot_height` is that of the axes in pixels, `foot` the room under them (axis title, colour
+    bar), `legend` the number of legend entries. Plain `title` and `lines` also go into
+    `layout.meta`, so that a narrow page can wrap them anew.
+    """
+    wrapped = [part for line in lines for part in textwrap.wrap(line, SUBTITLE_WIDTH)]
+    top = 38 + 17 * len(wrapped) + (30 if legend else 8)
+    figure.update_layout(
+        template="none",
+        title={
+            "text": f"<b>{_safe(title)}</b>",
+            "subtitle": {"text": "<br>".join(map(_safe, wrapped)), "font": {"size": 12}},
+            "font": {"size": 15},
+            "x": 0,
+            "xref": "paper",
+            "xanchor": "left",
+            "y": 1,
+            "yref": "container",
+            "yanchor": "top",
+            "pad": {"t": 12},
+        },
+        font={"family": "system-ui, sans-serif", "size": 12, "color": INK},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        margin={"l": 58, "r": 16, "t": top, "b": foot},
+        height=top + plot_height + foot,
+        hoverlabel={"align": "left", "font": {"size": 12}},
+        hovermode="closest",
+        showlegend=bool(legend),
+        legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom"},
+        modebar={"bgcolor": "rgba(0,0,0,0)", "color": GREY, "activecolor": ACCENT},
+        uirevision=name,
+        meta={"name": name, "csv": csv, "title": title, "lines": list(lines), "legend": legend},
+    )
+    figure.update_xaxes(**_AXIS)
+    figure.update_yaxes(**_AXIS)
+    return figure
+
+
+_AXIS: dict[str, Any] = {
+    "gridcolor": GRID,
+    "zeroline": False,
+    "showline": False,
+    "ticks": "",
+    "automargin": False,
+    "title_standoff": 8,
+    "title_font_size": 12,
+    "tickfont_size": 11,
+}
+
+
+def colour_bar(title: str, **more: Any) -> dict[str, Any]:
+    """A thin horizontal colour bar under the axes, where no mode bar can cover it."""
+    return {
+        "orientation": "h",
+        "x": 0,
+        "xanchor": "left",
+        "y": 0,
+        "yref": "container",
+        "yanchor": "bottom",
+        "ypad": 6,
+        "xpad": 0,
+        "len": 0.55,
+        "thickness": 10,
+        "outlinewidth": 0,
+        "title": {"text": title, "side": "top", "font": {"size": 12}},
+        "tickfont": {"size": 11},
+        "nticks": 5,
+        **more,
+    }
+
+
+FOOT_WITH_BAR = 104
+"""Room under the axes for the axis title and a colour bar."""
+
+
+def layer_axis(depth: int, **more: Any) -> dict[str, Any]:
+    """An x axis of layers 0 to `depth` - 1, with as many numbers as stay readable."""
+    every = next(step for most, step in ((16, 1), (40, 5), (80, 10), (10**9, 20)) if depth <= most)
+    return {
+        "range": [-0.5, depth - 0.5],
+        "tick0": 0,
+        "dtick": every,
+        "tickangle": 0,
+        "showgrid": False,
+        **more,
+    }
+
+
+def _field(value: Any) -> Any:
+    if isinstance(value, float | np.floating):
+        return f"{float(value):.6g}" if math.isfinite(value) else ""
+    return value
+
+
+def _safe(text: str) -> str:
+    """Names of models and files are not ours: plotly reads <, > and & in texts as markup."""
+    return html.escape(text, quote=False)
