@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from inspector.errors import InspectorError
 
 
-class Cancelled(Exception):  # noqa: N818 - not an error: the user asked for it
+class Cancelled(Exception):
     """Raised inside the work, by its own progress call, once somebody has cancelled it."""
 
 
@@ -42,9 +42,10 @@ def silent(done: float, total: float, note: str = "", partial: Any = None) -> No
 
 def part(progress: Progress, start: float, share: float, total: float) -> Progress:
     """A progress for a piece of work that is `share` of `total`, from `start` on."""
+    whole = total
 
-    def report(done: float, of: float, note: str = "", partial: Any = None) -> None:
-        progress(start + share * (done / of if of else 1.0), total, note, partial)
+    def report(done: float, total: float, note: str = "", partial: Any = None) -> None:
+        progress(start + share * (done / total if total else 1.0), whole, note, partial)
 
     return report
 

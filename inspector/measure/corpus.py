@@ -12,6 +12,7 @@ import difflib
 import hashlib
 import itertools
 import json
+import os
 import platform
 import random
 from collections.abc import Iterable, Iterator
@@ -325,7 +326,7 @@ def _texts(found: Iterable[Any], hub: Hub, progress: Progress) -> list[str]:
 
 def _file_rows(path: str) -> list[str]:
     ending = Path(path).suffix.lower()
-    if Path(path).is_dir():
+    if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises for a name that is too long
         raise CorpusError(f"{path} is a folder: name a .txt or .jsonl file in it.")
     if ending not in (".txt", ".jsonl"):
         raise CorpusError(f"cannot tell what {path!r} holds: its name must end in .txt or .jsonl.")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -240,9 +242,16 @@ def _config(source: Source) -> Any:
         return tiny_config(source.name)
     if source.kind != "gguf" and not (source.files / "config.json").is_file():
         check_folder(source.files)
-    return AutoConfig.from_pretrained(
-        source.files, **source.file_arguments, local_files_only=True, trust_remote_code=False
-    )
+    if source.kind == "gguf":
+        file = Path(source.name)
+        return copy.deepcopy(_gguf_config(file, file.stat().st_mtime_ns))
+    return AutoConfig.from_pretrained(source.files, local_files_only=True, trust_remote_code=False)
+
+
+@lru_cache(maxsize=8)
+def _gguf_config(file: Path, changed: int) -> Any:  # noqa: ARG001 - a changed file is another key
+    """The config in a GGUF file; kept, since parsing the header takes seconds."""
+    return AutoConfig.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
 
 
 def _tokenizer(source: Source) -> Any:
@@ -261,6 +270,7 @@ def _model(
         return model.to(device=device, dtype=dtype)
     arguments: dict[str, Any] = dict(source.file_arguments)
     if source.kind == "gguf":
+        arguments["config"] = _config(source)
         # Plain tensors in the dtype asked for, even where kernels for packed blocks are installed.
         arguments["quantization_config"] = GgufConfig(dequantize=True)
     else:

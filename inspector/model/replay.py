@@ -70,17 +70,9 @@ def _enter(loaded: LoadedModel, ids: torch.Tensor) -> tuple[torch.Tensor, Calls]
 
 
 @torch.no_grad()
-def run_layer(
-    loaded: LoadedModel, index: int, stream: torch.Tensor, calls: Calls, *, rows: int | None = None
-) -> torch.Tensor:
-    """One decoder layer on [n, T, H]: the stream that leaves it.
-
-    At most `rows` rows go through at a time, which bounds the memory of what is inside the layer.
-    """
+def run_layer(loaded: LoadedModel, index: int, stream: torch.Tensor, calls: Calls) -> torch.Tensor:
+    """One decoder layer on [n, T, H]: the stream that leaves it."""
     args, kwargs, keyword = calls.arguments[index]
-    if rows is not None and len(stream) > rows:
-        parts = stream.split(rows)
-        return torch.cat([run_layer(loaded, index, part, calls) for part in parts])
     layer = loaded.layers[index]
     out = layer(hidden_states=stream, **kwargs) if keyword else layer(stream, *args, **kwargs)
     return out[0] if isinstance(out, tuple) else out

@@ -164,6 +164,7 @@ def fetch(source: Source, *, config_only: bool = False, progress: Progress = sil
     """
     if source.kind != "hub":
         return source
+    import httpx2  # the hub's client: what it raises where there is no network
     import huggingface_hub as hub
     from huggingface_hub import errors
 
@@ -180,7 +181,7 @@ def fetch(source: Source, *, config_only: bool = False, progress: Progress = sil
             f"there is no model {source.name} on the hub, or it is private: check the name, "
             "or log in (hf auth login)."
         ) from error
-    except errors.HfHubHTTPError.__bases__ as error:  # the HTTP client's own error, and OSError
+    except (httpx2.HTTPError, OSError) as error:
         return _from_cache(source, error)
     wanted = _wanted(source.name, info.siblings or [])
     if config_only:

@@ -1,0 +1,141 @@
+"""How far logits are from the truth, or from the untouched model's: one table of metrics.
+
+Every metric is a sum of non-negative parts per token (per window for `norm`), so sums and counts
+are kept apart and divided once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from inspector.errors import ResultError
+
+Sums = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def _as_is(logits: torch.Tensor) -> torch.Tensor:
+    return logits
+
+
+def _log_probabilities(logits: torch.Tensor) -> torch.Tensor:
+    return logits.log_softmax(-1)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One row of the table; lower always means safer to remove.
+
+    `sums` takes logits [n, t, V] in fp32 and what they are measured against: for `nll` the token
+    ids [t] that they predict, else what `prepare` makes of the untouched model's logits [t, V] in
+    fp32. It gives [n] sums over the t tokens. `windowed` metrics take the square root of a window's
+    sum and average over windows; the others average over tokens.
+    """
+
+    name: str
+    label: str
+    unit: str
+    formula: str
+    source: str
+    sums: Sums
+    against_logits: bool = True
+    windowed: bool = False
+    prepare: Callable[[torch.Tensor], torch.Tensor] = _as_is
+
+    def of_window(self, total: float, tokens: int) -> tuple[float, int]:
+        """What a window adds to the sum and to the count, from its sum over tokens."""
+        return (math.sqrt(total), 1) if self.windowed else (total, tokens)
+
+
+def _nll(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    wanted = targets.expand(logits.shape[:2])
+    losses = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none")
+    return losses.view(logits.shape[:2]).sum(1, dtype=torch.float64)
+
+
+def _kl(logits: torch.Tensor, log_p: torch.Tensor) -> torch.Tensor:
+    terms = log_p.exp() * (log_p - logits.log_softmax(-1))
+    return terms.sum((1, 2), dtype=torch.float64)
+
+
+def _js(logits: torch.Tensor, log_p: torch.Tensor) -> torch.Tensor:
+    # Term by term against log m: a difference of entropies would cancel where p and q are close.
+    log_q = logits.log_softmax(-1)
+    log_m = torch.logaddexp(log_p, log_q) - math.log(2.0)
+    terms = log_p.exp() * (log_p - log_m) + log_q.exp() * (log_q - log_m)
+    return 0.5 * terms.sum((1, 2), dtype=torch.float64)
+
+
+def _angular(logits: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    cosine = F.cosine_similarity(logits, reference.unsqueeze(0), dim=-1)
+    return cosine.clamp(0, 1).arccos().sum(1, dtype=torch.float64)
+
+
+def _norm(logits: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    return (logits - reference).square().sum((1, 2), dtype=torch.float64)
+
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric(
+            "nll",
+            "loss added",
+            "nats per token",
+            "NLL - NLL under the current mask",
+            "BlockPruner (2406.10594), as exp(NLL)",
+            _nll,
+            against_logits=False,
+        ),
+        Metric(
+            "kl",
+            "KL divergence",
+            "nats per token",
+            "KL(P || P'), P the untouched model",
+            "FinerCut (2405.18218)",
+            _kl,
+            prepare=_log_probabilities,
+        ),
+        Metric(
+            "js",
+            "Jensen-Shannon divergence",
+            "nats per token",
+            "(KL(P || M) + KL(P' || M)) / 2, M the mean of P and P'",
+            "FinerCut (2405.18218); its code computes the reverse",
+            _js,
+            prepare=_log_probabilities,
+        ),
+        Metric(
+            "angular",
+            "angle between logits",
+            "radians per token",
+            "arccos(clamp(cos(z, z'), 0, 1))",
+            "FinerCut (2405.18218)",
+            _angular,
+        ),
+        Metric(
+            "norm",
+            "distance of logits",
+            "Frobenius norm per window",
+            "|Z - Z'|",
+            "FinerCut (2405.18218)",
+            _norm,
+            windowed=True,
+        ),
+    )
+}
+
+
+def metric_named(name: str) -> Metric:
+    """The row of that name.
+
+    Raises:
+        ResultError: there is none.
+    """
+    if name not in METRICS:
+        raise ResultError(f"unknown metric {name!r}: choose one of {', '.join(METRICS)}.")
+    return METRICS[name]

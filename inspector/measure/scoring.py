@@ -1,0 +1,204 @@
+"""From streams that left the last layer to sums of a metric, in pieces small enough for the cache.
+
+Logits are the largest tensors by far (a vocabulary a token), so they exist for a few hundred tokens
+at a time and are used up at once. This is what keeps memory flat and lets the head's matrix
+product, not the memory, set the pace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+from inspector.errors import OutOfMemory
+from inspector.jobs import Progress
+from inspector.measure.metrics import Metric
+from inspector.model.loaded import LoadedModel, count_parameters
+from inspector.model.replay import Calls, head, record, run_layer
+from inspector.model.surgery import mute_units
+from inspector.units import Mask
+
+Tick = Callable[[float], None]
+"""Told of work done, in windows gone through one layer; raises Cancelled like a `Progress`."""
+
+HEAD_TOKENS = 128
+"""Tokens whose logits exist at a time: 24 MiB in fp32 for a vocabulary of 49,152."""
+
+LAYER_TOKENS = 4096
+"""Tokens that go through a layer at a time."""
+
+
+def idle(work: float) -> None:
+    """A tick that nobody hears."""
+
+
+def ticker(progress: Progress, total: float, note: str) -> Tick:
+    """A tick that adds work up and reports it out of `total`."""
+    done = 0.0
+
+    def tick(work: float) -> None:
+        nonlocal done
+        done = min(total, done + work)
+        progress(done, total, note)
+
+    return tick
+
+
+def head_work(loaded: LoadedModel) -> float:
+    """The cost of the head on one window, in windows gone through one layer."""
+    config = loaded.model.config.get_text_config()
+    layer = max(1, count_parameters(loaded.layers[0]))
+    return config.vocab_size * config.hidden_size / layer
+
+
+def predicted(metric: Metric, length: int) -> int:
+    """How many tokens of a window count: all but the last where the next token is the measure."""
+    return length if metric.against_logits else length - 1
+
+
+@torch.no_grad()
+def stream_sums(
+    loaded: LoadedModel,
+    metric: Metric,
+    streams: torch.Tensor,
+    ids: torch.Tensor,
+    reference: torch.Tensor | None = None,
+    *,
+    skip: int = 0,
+    tick: Tick = idle,
+) -> torch.Tensor:
+    """Sums of the metric over the tokens of one window, for n streams at once.
+
+    Args:
+        loaded: the model whose final norm and head are used.
+        metric: a row of `METRICS`.
+        streams: [n, T, H], what left the last layer for n variants of the model.
+        ids: [T], the window's token ids.
+        reference: [1, T, H], what left the untouched model's last layer; unused by `nll`.
+        skip: tokens at the window's beginning that do not count.
+        tick: told of the work done.
+
+    Returns:
+        [n] sums in float64 on the CPU.
+    """
+    total = torch.zeros(len(streams), dtype=torch.float64)
+    end = predicted(metric, len(ids))
+    for first in range(skip, end, HEAD_TOKENS):
+        last = min(first + HEAD_TOKENS, end)
+        against = ids[first + 1 : last + 1].to(loaded.device)
+        if metric.against_logits and reference is not None:
+            against = metric.prepare(head(loaded, reference[:, first:last])[0].float())
+        rows = max(1, HEAD_TOKENS // (last - first))
+        for row in range(0, len(streams), rows):
+            logits = head(loaded, streams[row : row + rows, first:last]).float()
+            total[row : row + rows] += metric.sums(logits, against).cpu()
+            tick(head_work(loaded) * len(logits) * (last - first) / end)
+    return total
+
+
+@torch.no_grad()
+def logit_sums(
+    metric: Metric,
+    logits: torch.Tensor,
+    ids: torch.Tensor,
+    reference: torch.Tensor | None = None,
+    *,
+    skip: int = 0,
+) -> torch.Tensor:
+    """`stream_sums` from whole logits [n, T, V], for a model that cannot be run piece by piece."""
+    total = torch.zeros(len(logits), dtype=torch.float64)
+    end = predicted(metric, len(ids))
+    for first in range(skip, end, HEAD_TOKENS):
+        last = min(first + HEAD_TOKENS, end)
+        against = ids[first + 1 : last + 1].to(logits.device)
+        if metric.against_logits and reference is not None:
+            against = metric.prepare(reference[0, first:last].float())
+        total += metric.sums(logits[:, first:last].float(), against).cpu()
+    return total
+
+
+@torch.no_grad()
+def final_streams(loaded: LoadedModel, ids: torch.Tensor, mask: Mask) -> torch.Tensor:
+    """What leaves the last layer under the mask, [n, T, H], for windows [n, T]."""
+    stream, calls = record(loaded, ids)
+    with mute_units(loaded, mask):
+        for layer in range(loaded.depth):
+            stream = through(loaded, layer, stream, calls)
+    return stream
+
+
+def through(
+    loaded: LoadedModel, layer: int, stream: torch.Tensor, calls: Calls, *, tick: Tick = idle
+) -> torch.Tensor:
+    """One layer on [n, T, H], a bounded number of tokens at a time."""
+    parts = []
+    for rows in stream.split(max(1, LAYER_TOKENS // calls.length)):
+        parts.append(run_layer(loaded, layer, rows, calls))
+        tick(len(rows))
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def window_sums(
+    loaded: LoadedModel,
+    metric: Metric,
+    ids: torch.Tensor,
+    mask: Mask,
+    reference: torch.Tensor | None = None,
+    *,
+    skip: int = 0,
+) -> torch.Tensor:
+    """Sums of the metric for each window of [n, T] under the mask: [n] in float64.
+
+    `reference` is `final_streams` of the untouched model, [n, T, H]; where the model cannot be run
+    piece by piece, its logits [n, T, V].
+    """
+    sums = []
+    if loaded.not_replayable:
+        with mute_units(loaded, mask), torch.no_grad():
+            outputs = loaded.model(input_ids=ids.to(loaded.device), use_cache=False).logits
+    else:
+        outputs = final_streams(loaded, ids, mask)
+    for index, window in enumerate(ids):
+        against = None if reference is None else reference[index : index + 1]
+        one = outputs[index : index + 1]
+        if loaded.not_replayable:
+            sums.append(logit_sums(metric, one, window, against, skip=skip))
+        else:
+            sums.append(stream_sums(loaded, metric, one, window, against, skip=skip))
+    return torch.cat(sums)
+
+
+def untouched(loaded: LoadedModel, ids: torch.Tensor) -> torch.Tensor:
+    """The `reference` of `window_sums`: the untouched model's streams, or its logits."""
+    if loaded.not_replayable:
+        with torch.no_grad():
+            return loaded.model(input_ids=ids.to(loaded.device), use_cache=False).logits
+    return final_streams(loaded, ids, loaded.empty())
+
+
+def groups(windows: torch.Tensor, *, tokens: int = 256) -> Iterator[tuple[int, torch.Tensor]]:
+    """Windows [W, T] a few at a time, about `tokens` tokens each: (index of the first, [w, T])."""
+    size = max(1, tokens // windows.shape[1])
+    for first in range(0, len(windows), size):
+        yield first, windows[first : first + size]
+
+
+@contextmanager
+def memory_levers(length: int) -> Iterator[None]:
+    """Turn running out of memory into a sentence that names what can be done.
+
+    Raises:
+        OutOfMemory: instead of torch's own error.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if not memory and "not enough memory" not in str(error):
+            raise
+        raise OutOfMemory(
+            f"out of memory at windows of {length} tokens: use shorter windows (--length), "
+            "fewer at a time (--samples), or a smaller dtype (--dtype bf16)."
+        ) from error

@@ -1,0 +1,222 @@
+"""What muting each remaining unit would cost, for all units in one pass through the layers.
+
+A candidate shares everything before its own unit with the model under the current mask. So one base
+row runs through the layers, every candidate joins at its own layer as a further row (the base's
+input with that unit muted), and all go on together: half the arithmetic of one forward pass a
+candidate, and each layer's weights are read once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+
+from inspector.errors import MaskError
+from inspector.jobs import Progress, part, silent
+from inspector.measure.corpus import Windows
+from inspector.measure.metrics import Metric, metric_named
+from inspector.measure.scoring import (
+    Tick,
+    groups,
+    head_work,
+    memory_levers,
+    predicted,
+    stream_sums,
+    through,
+    ticker,
+    untouched,
+    window_sums,
+)
+from inspector.model.loaded import LoadedModel
+from inspector.model.replay import record
+from inspector.model.surgery import mute_units
+from inspector.results import Scores
+from inspector.units import Mask, Unit
+
+NOTE = "measuring what each unit is worth"
+
+STREAM_BYTES = 1 << 30
+"""Bound on the candidates' streams held at once; more candidates than that go in waves."""
+
+
+def sweep(
+    loaded: LoadedModel,
+    windows: Windows,
+    mask: Mask,
+    *,
+    metric: str = "nll",
+    units: Iterable[Unit] | None = None,
+    progress: Progress = silent,
+    stream_bytes: int = STREAM_BYTES,
+) -> Scores:
+    """The cost of muting each unit, one at a time, under the current mask.
+
+    Args:
+        loaded: the model.
+        windows: the text, [W, T] token ids.
+        mask: what is muted already.
+        metric: a name in `METRICS`; see `results.Scores` for the quantity, unit and direction.
+        units: the candidates; by default every unit that is on and can be muted.
+        progress: called after every few windows, with the `Scores` so far as `partial`.
+        stream_bytes: bound on the candidates' streams held at once.
+
+    Raises:
+        MaskError: the mask or a candidate does not fit the model, or no unit is left.
+        OutOfMemory: names the levers.
+    """
+    started = time.perf_counter()
+    row = metric_named(metric)
+    chosen = candidates(loaded, mask, units)
+    totals = Totals(row, [None, *chosen])
+    result = None
+    count = len(windows)
+    with memory_levers(windows.ids.shape[1]):
+        for first, ids in groups(windows.ids):
+            here = part(progress, first, len(ids), count)
+            tick = ticker(here, len(ids) * _work(loaded, chosen), NOTE)
+            for unit, sums in _group_sums(loaded, row, ids, mask, chosen, stream_bytes, tick):
+                totals.add(unit, sums, predicted(row, ids.shape[1]))
+            means = totals.means()
+            reference = means.pop(None)
+            less = 0.0 if row.against_logits else reference
+            result = Scores(
+                provenance=loaded.provenance(corpus=windows.about, started=started),
+                mask=str(mask),
+                metric=metric,
+                reference=reference,
+                scores={str(unit): value - less for unit, value in means.items()},
+                windows_done=first + len(ids),
+                windows=count,
+            )
+            progress(first + len(ids), count, NOTE, result)
+    if result is None:
+        raise MaskError("there is no window of text to measure on.")
+    return result
+
+
+def candidates(loaded: LoadedModel, mask: Mask, units: Iterable[Unit] | None = None) -> list[Unit]:
+    """The units to score, in the order of the forward pass.
+
+    Raises:
+        MaskError: one is muted already, cannot be muted, or none is left.
+    """
+    loaded.check(mask)
+    free = [unit for unit in loaded.toggleable() if unit not in mask]
+    if units is None:
+        chosen = free
+    else:
+        wanted = set(units)
+        for unit in sorted(wanted - set(free)):
+            reason = loaded.info(unit).problem or "it is muted already"
+            raise MaskError(f"{unit} cannot be scored: {reason}.")
+        chosen = [unit for unit in free if unit in wanted]
+    if not chosen:
+        raise MaskError("no unit is left to score: everything that can be muted is muted.")
+    return chosen
+
+
+def _work(loaded: LoadedModel, units: list[Unit]) -> float:
+    """What a sweep costs a window, in windows gone through one layer."""
+    head = head_work(loaded) * (len(units) + 1)
+    if loaded.not_replayable:
+        return (loaded.depth + head_work(loaded)) * (len(units) + 1)
+    return sum(loaded.depth - unit.layer for unit in units) + head
+
+
+class Totals:
+    """Sums and counts of a metric for each candidate; the candidate None is the mask itself."""
+
+    def __init__(self, metric: Metric, units: list[Unit | None]) -> None:
+        self.metric = metric
+        self.sums = dict.fromkeys(units, 0.0)
+        self.counts = dict.fromkeys(units, 0)
+
+    def add(self, unit: Unit | None, sums: torch.Tensor, tokens: int) -> None:
+        """Add windows' sums over tokens, [w]."""
+        for total in sums.tolist():
+            value, count = self.metric.of_window(total, tokens)
+            self.sums[unit] += value
+            self.counts[unit] += count
+
+    def means(self) -> dict[Unit | None, float]:
+        """Each candidate's mean over all tokens, or windows, so far."""
+        return {unit: self.sums[unit] / self.counts[unit] for unit in self.sums}
+
+
+def _group_sums(
+    loaded: LoadedModel,
+    metric: Metric,
+    ids: torch.Tensor,
+    mask: Mask,
+    units: list[Unit],
+    stream_bytes: int,
+    tick: Tick,
+) -> Iterator[tuple[Unit | None, torch.Tensor]]:
+    """For a few windows [w, T]: each candidate and its sums [w]; None is the mask itself."""
+    reference = untouched(loaded, ids) if metric.against_logits else None
+    if loaded.not_replayable:
+        yield from _plain_sums(loaded, metric, ids, mask, units, reference, tick)
+        return
+    for names, streams in _waves(loaded, ids, mask, units, stream_bytes, tick):
+        sums = []
+        for index, window in enumerate(ids):
+            against = None if reference is None else reference[index : index + 1]
+            sums.append(stream_sums(loaded, metric, streams[:, index], window, against, tick=tick))
+        yield from zip(names, torch.stack(sums, dim=1), strict=True)
+
+
+def _waves(
+    loaded: LoadedModel,
+    ids: torch.Tensor,
+    mask: Mask,
+    units: list[Unit],
+    stream_bytes: int,
+    tick: Tick,
+) -> Iterator[tuple[Sequence[Unit | None], torch.Tensor]]:
+    """Candidates in waves, and what leaves the last layer for each: [n, w, T, H].
+
+    The base row goes through the layers once, over all waves: each wave takes it up at its first
+    candidate's layer and leaves it at its last one's. The mask itself comes last, as [None].
+    """
+    base, calls = record(loaded, ids)
+    size = max(1, stream_bytes // (base.numel() * base.element_size()))
+    at = 0  # the layer that `base` is about to enter
+    with mute_units(loaded, mask), torch.no_grad():
+        for start in range(0, len(units), size):
+            wave = units[start : start + size]
+            rows = base.new_empty((len(wave), *base.shape))
+            joined = 0
+            for layer in range(at, loaded.depth):
+                if joined:
+                    rows[:joined] = through(
+                        loaded, layer, rows[:joined].flatten(0, 1), calls, tick=tick
+                    ).view_as(rows[:joined])
+                for unit in wave:
+                    if unit.layer == layer:
+                        with mute_units(loaded, [unit]):
+                            rows[joined] = through(loaded, layer, base, calls, tick=tick)
+                        joined += 1
+                if layer < wave[-1].layer:
+                    base, at = through(loaded, layer, base, calls), layer + 1
+            yield wave, rows
+        for layer in range(at, loaded.depth):
+            base = through(loaded, layer, base, calls)
+    yield [None], base.unsqueeze(0)
+
+
+def _plain_sums(
+    loaded: LoadedModel,
+    metric: Metric,
+    ids: torch.Tensor,
+    mask: Mask,
+    units: list[Unit],
+    reference: torch.Tensor | None,
+    tick: Tick,
+) -> Iterator[tuple[Unit | None, torch.Tensor]]:
+    """The plain way, one forward pass a candidate, where layers cannot be run one by one."""
+    for unit in (None, *units):
+        muted = mask if unit is None else mask.mute([unit])
+        yield unit, window_sums(loaded, metric, ids, muted, reference)
+        tick(len(ids) * (loaded.depth + head_work(loaded)))
