@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
+from torch.nn import functional
 
 from inspector.errors import ResultError
 
@@ -53,7 +53,7 @@ class Metric:
 
 def _nll(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     wanted = targets.expand(logits.shape[:2])
-    losses = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none")
+    losses = functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none")
     return losses.view(logits.shape[:2]).sum(1, dtype=torch.float64)
 
 
@@ -71,7 +71,7 @@ def _js(logits: torch.Tensor, log_p: torch.Tensor) -> torch.Tensor:
 
 
 def _angular(logits: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    cosine = F.cosine_similarity(logits, reference.unsqueeze(0), dim=-1)
+    cosine = functional.cosine_similarity(logits, reference.unsqueeze(0), dim=-1)
     return cosine.clamp(0, 1).arccos().sum(1, dtype=torch.float64)
 
 

@@ -249,7 +249,7 @@ def _config(source: Source) -> Any:
 
 
 @lru_cache(maxsize=8)
-def _gguf_config(file: Path, changed: int) -> Any:  # noqa: ARG001 - a changed file is another key
+def _gguf_config(file: Path, changed: int) -> Any:
     """The config in a GGUF file; kept, since parsing the header takes seconds."""
     return AutoConfig.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
 
