@@ -296,8 +296,8 @@ def _pydoc_rows() -> list[str]:
 
 def _hub_rows(corpus: Corpus, hub: Hub, progress: Progress) -> list[str]:
     import datasets  # here, because importing it costs seconds
-    import httpx
     from datasets.exceptions import DatasetsError
+    from huggingface_hub.utils import httpx  # whichever client this version of the hub uses
 
     progress(0, 1, f"fetching {hub.path} from the hub")
     # The arguments are constants that are known to be good, so that a ValueError (half a cached

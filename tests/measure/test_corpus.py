@@ -18,7 +18,7 @@ from pydoc_data.topics import topics
 from typing import Any
 
 import datasets
-import httpx
+import httpx2
 import pytest
 import torch
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
@@ -414,7 +414,7 @@ def test_half_a_surrogate_pair_is_told_by_number(tokenizer, text_file):
         OfflineModeIsEnabled("Cannot reach the hub: offline mode is enabled."),
         DatasetNotFoundError("Dataset 'x' doesn't exist on the Hub"),
         DatasetGenerationError("An error occurred"),
-        httpx.ReadTimeout("The read operation timed out"),
+        httpx2.ReadTimeout("The read operation timed out"),
         TimeoutError("timed out"),
         ValueError("Couldn't find cache for allenai/c4 for config 'en'\nAvailable: none"),
         RuntimeError("Data processing error: connection reset"),

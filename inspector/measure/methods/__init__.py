@@ -1,4 +1,4 @@
-"""The methods that choose which units to remove, as one table for page, CLI and README."""
+"""The methods that choose units to remove: one table for page, CLI and README."""
 
 from __future__ import annotations
 
