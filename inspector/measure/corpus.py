@@ -37,6 +37,12 @@ DEFAULT_SEARCH = "pydoc:search"
 DEFAULT_CHECK = "pydoc:check"
 """The text that their results are checked on; shares no paragraph with `DEFAULT_SEARCH`."""
 
+DEFAULT_SAMPLES, DEFAULT_LENGTH = 8, 256
+"""Windows, and tokens in each, to search and compare units on unless others are asked for."""
+
+CHECK_SAMPLES, CHECK_LENGTH = 16, 512
+"""The same for perplexity; a model that was made for shorter windows gets those."""
+
 
 @dataclass(frozen=True)
 class Hub:

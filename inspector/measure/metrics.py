@@ -22,6 +22,10 @@ def _as_is(logits: torch.Tensor) -> torch.Tensor:
     return logits
 
 
+def _directions(logits: torch.Tensor) -> torch.Tensor:
+    return functional.normalize(logits, dim=-1)
+
+
 def _log_probabilities(logits: torch.Tensor) -> torch.Tensor:
     return logits.log_softmax(-1)
 
@@ -32,7 +36,7 @@ class Metric:
 
     `sums` takes logits [n, t, V] in fp32 and what they are measured against: for `nll` the token
     ids [t] that they predict, else what `prepare` makes of the untouched model's logits [t, V] in
-    fp32. It gives [n] sums over the t tokens. `windowed` metrics take the square root of a window's
+    fp32. It gives [n] sums over the t tokens, in float64 on the CPU. `windowed` metrics take the square root of a window's
     sum and average over windows; the others average over tokens.
     """
 
@@ -54,29 +58,37 @@ class Metric:
 def _nll(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     wanted = targets.expand(logits.shape[:2])
     losses = functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none")
-    return losses.view(logits.shape[:2]).sum(1, dtype=torch.float64)
+    return _over_tokens(losses.view(logits.shape[:2]))
 
 
 def _kl(logits: torch.Tensor, log_p: torch.Tensor) -> torch.Tensor:
     terms = log_p.exp() * (log_p - logits.log_softmax(-1))
-    return terms.sum((1, 2), dtype=torch.float64)
+    return _over_tokens(terms.sum(-1))
 
 
 def _js(logits: torch.Tensor, log_p: torch.Tensor) -> torch.Tensor:
-    # Term by term against log m: a difference of entropies would cancel where p and q are close.
-    log_q = logits.log_softmax(-1)
-    log_m = torch.logaddexp(log_p, log_q) - math.log(2.0)
-    terms = log_p.exp() * (log_p - log_m) + log_q.exp() * (log_q - log_m)
-    return 0.5 * terms.sum((1, 2), dtype=torch.float64)
+    # From d = log q - log p, in which log m - log p = log((1 + e^d) / 2) is exact near d = 0: a
+    # difference of entropies, or of rounded log m, would cancel where p and q are close.
+    d = logits.log_softmax(-1) - log_p
+    common = torch.log1p(torch.expm1(-d.abs()) / 2)
+    terms = log_p.exp() * (common + d.clamp(min=0)) + (log_p + d).exp() * (common - d.clamp(max=0))
+    return -0.5 * _over_tokens(terms.sum(-1))
 
 
-def _angular(logits: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    cosine = functional.cosine_similarity(logits, reference.unsqueeze(0), dim=-1)
-    return cosine.clamp(0, 1).arccos().sum(1, dtype=torch.float64)
+def _angular(logits: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
+    # Half the angle from the two diagonals: arccos of a cosine near 1 loses half its digits.
+    here = _directions(logits)
+    half = torch.atan2((here - direction).norm(dim=-1), (here + direction).norm(dim=-1))
+    return _over_tokens((2 * half).clamp(max=math.pi / 2))
 
 
 def _norm(logits: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    return (logits - reference).square().sum((1, 2), dtype=torch.float64)
+    return _over_tokens((logits - reference).square().sum(-1))
+
+
+def _over_tokens(values: torch.Tensor) -> torch.Tensor:
+    """Sums of [n, t] over tokens, in float64 on the CPU: not every device has that type."""
+    return values.cpu().sum(1, dtype=torch.float64)
 
 
 METRICS: dict[str, Metric] = {
@@ -116,6 +128,7 @@ METRICS: dict[str, Metric] = {
             "arccos(clamp(cos(z, z'), 0, 1))",
             "FinerCut (2405.18218)",
             _angular,
+            prepare=_directions,
         ),
         Metric(
             "norm",

@@ -67,7 +67,7 @@ def nll(
     """The total NLL in nats under the mask and the number of tokens it is the sum over."""
     total, tokens, done = 0.0, 0, 0
     predictions = windows.ids.shape[1] - 1
-    known = max(0, predictions - windows.stride)  # predicted by an earlier window already
+    known = overlapping(windows)
     pieces = [(windows.ids[:1], 0), (windows.ids[1:], known)] if known else [(windows.ids, 0)]
     with memory_levers(windows.ids.shape[1]):
         for piece, skip in pieces:
@@ -79,6 +79,11 @@ def nll(
                 done += len(ids)
     progress(done, len(windows), NOTE)
     return total, tokens
+
+
+def overlapping(windows: Windows) -> int:
+    """How many of a window's predicted tokens the window before it has predicted already."""
+    return max(0, windows.ids.shape[1] - 1 - windows.stride)
 
 
 def _summary(total: float, tokens: int) -> dict[str, float]:

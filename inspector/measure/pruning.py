@@ -10,7 +10,7 @@ from inspector.errors import MaskError
 from inspector.jobs import Progress, part, silent
 from inspector.measure.corpus import Windows
 from inspector.measure.methods import Method, method_named
-from inspector.measure.perplexity import perplexity
+from inspector.measure.perplexity import overlapping, perplexity
 from inspector.measure.sweep import candidates, sweep
 from inspector.model.loaded import LoadedModel
 from inspector.results import Scores, Step, Trajectory
@@ -72,13 +72,15 @@ def prune(
     step = _step(loaded, 0, mask, _perplexity(loaded, check, mask), started)
     run = replace(run, steps=[step])
     for number in range(1, count + 1):
+        if until_perplexity is not None and not step.perplexity <= until_perplexity:
+            break
         here = part(progress, number - 1, 1, count)
         progress(number - 1, count, f"step {number} of {count}", run)
         begun = time.perf_counter()
         scores = _scores(loaded, windows, mask, goal, left, here)
         chosen = _lowest(scores, row)
         mask, left = mask.mute([chosen]), [unit for unit in left if unit != chosen]
-        if goal == "perplexity" and check is windows:
+        if goal == "perplexity" and check is windows and not overlapping(windows):
             value = scores[str(chosen)]
         else:
             value = _perplexity(loaded, check, mask)
@@ -86,8 +88,6 @@ def prune(
         stamp = loaded.provenance(corpus=windows.about, started=started)
         run = replace(run, steps=[*run.steps, step], provenance=stamp)
         progress(number, count, f"step {number} of {count}: removed {chosen}", run)
-        if until_perplexity is not None and not value <= until_perplexity:
-            break
     return replace(run, finished=True)
 
 

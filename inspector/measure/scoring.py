@@ -93,7 +93,7 @@ def stream_sums(
         rows = max(1, HEAD_TOKENS // (last - first))
         for row in range(0, len(streams), rows):
             logits = head(loaded, streams[row : row + rows, first:last]).float()
-            total[row : row + rows] += metric.sums(logits, against).cpu()
+            total[row : row + rows] += metric.sums(logits, against)
             tick(head_work(loaded) * len(logits) * (last - first) / end)
     return total
 
@@ -115,7 +115,7 @@ def logit_sums(
         against = ids[first + 1 : last + 1].to(logits.device)
         if metric.against_logits and reference is not None:
             against = metric.prepare(reference[0, first:last].float())
-        total += metric.sums(logits[:, first:last].float(), against).cpu()
+        total += metric.sums(logits[:, first:last].float(), against)
     return total
 
 

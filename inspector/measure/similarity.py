@@ -23,13 +23,18 @@ from inspector.units import Mask, Unit
 
 NOTE = "comparing the residual stream between layers"
 
+COMPARED_TOKENS = 128
+"""Tokens whose streams are compared at a time: bounds what the comparison itself takes."""
+
 
 def similarity(
     loaded: LoadedModel, windows: Windows, mask: Mask, *, progress: Progress = silent
 ) -> Similarity:
     """All of `results.Similarity` under the mask, from one pass over the windows.
 
-    Muted units leave the stream as it is and have no entry in `turn` and `growth`.
+    Muted units leave the stream as it is and have no entry in `turn` and `growth`. Where a layer
+    has no FFN that can be muted, the stream between its attention and its FFN is unknown: NaN in
+    `stream`, and no entry either.
 
     Args:
         loaded: the model.
@@ -55,7 +60,8 @@ def similarity(
             progress(first, len(windows), NOTE)
             sums.add(_boundaries(loaded, ids, mask))
     progress(len(windows), len(windows), NOTE)
-    on = [info.unit for info in loaded.units if info.unit not in mask]
+    known = [info.unit for info in loaded.units if _split(loaded, info.unit.layer)]
+    on = [unit for unit in known if unit in loaded.returns and unit not in mask]
     turn, growth = sums.turn(), sums.growth()
     return Similarity(
         provenance=loaded.provenance(corpus=windows.about, started=started),
@@ -73,6 +79,12 @@ def _boundary(unit: Unit) -> int:
     return 2 * unit.layer + (unit.kind == "ffn")
 
 
+def _split(loaded: LoadedModel, layer: int) -> bool:
+    """Whether muting the layer's FFN gives the stream between its attention and its FFN."""
+    toggleable = any(unit.layer == layer for unit in loaded.toggleable())
+    return toggleable and Unit(layer, "ffn") in loaded.returns
+
+
 @torch.no_grad()
 def _boundaries(loaded: LoadedModel, ids: torch.Tensor, mask: Mask) -> torch.Tensor:
     """The stream at all 2L+1 unit boundaries, [2L+1, w, T, H] in fp32."""
@@ -80,8 +92,11 @@ def _boundaries(loaded: LoadedModel, ids: torch.Tensor, mask: Mask) -> torch.Ten
     points = [stream.float()]
     with mute_units(loaded, mask):
         for layer in range(loaded.depth):
-            with mute_units(loaded, [Unit(layer, "ffn")]):
-                points.append(through(loaded, layer, stream, calls).float())
+            if _split(loaded, layer):
+                with mute_units(loaded, [Unit(layer, "ffn")]):
+                    points.append(through(loaded, layer, stream, calls).float())
+            else:
+                points.append(torch.full_like(points[-1], torch.nan))
             stream = through(loaded, layer, stream, calls)
             points.append(stream.float())
     return torch.stack(points)
@@ -100,15 +115,14 @@ class _Sums:
 
     def add(self, points: torch.Tensor) -> None:
         """Add a few windows' boundaries, [2L+1, w, T, H]."""
-        lengths = points.norm(dim=-1)
-        change = (points[1:] - points[:-1]).norm(dim=-1) / lengths[:-1]
-        unit = points / lengths.unsqueeze(-1)
-        cosine = torch.einsum("iwth,jwth->wtij", unit, unit)
-        angle = cosine[..., ::2, ::2].clamp(-1, 1).arccos() / torch.pi
-        self.cosine += _total(cosine)
-        self.every += _total(angle)
-        self.last += _total(angle[:, -1:])
-        self.steps += change.sum((1, 2), dtype=torch.float64).cpu().numpy()
+        for some in points.flatten(1, 2).split(COMPARED_TOKENS, dim=1):
+            some = _wide(some)
+            change = (some[1:] - some[:-1]).norm(dim=-1) / some[:-1].norm(dim=-1)
+            cosine = _cosine(some)
+            self.cosine += _numpy(cosine.sum(0))
+            self.every += _numpy(_angle(cosine).sum(0))
+            self.steps += _numpy(change.sum(1))
+        self.last += _numpy(_angle(_cosine(_wide(points[:, :, -1]))).sum(0))
         self.windows += points.shape[1]
         self.tokens += points.shape[1] * points.shape[2]
 
@@ -121,8 +135,24 @@ class _Sums:
         return self.steps / self.tokens
 
 
-def _total(values: torch.Tensor) -> np.ndarray:
-    return values.sum((0, 1), dtype=torch.float64).cpu().numpy()
+def _wide(points: torch.Tensor) -> torch.Tensor:
+    """In float64: the angle of nearly equal streams needs it, since cos is flat at 0."""
+    return (points.cpu() if points.device.type == "mps" else points).double()
+
+
+def _cosine(points: torch.Tensor) -> torch.Tensor:
+    """The cosine between all boundaries of each token: [2L+1, n, H] to [n, 2L+1, 2L+1]."""
+    unit = points / points.norm(dim=-1, keepdim=True)
+    return torch.einsum("inh,jnh->nij", unit, unit)
+
+
+def _angle(cosine: torch.Tensor) -> torch.Tensor:
+    """The angular distance between layer boundaries in [0, 1], from all boundaries' cosine."""
+    return cosine[:, ::2, ::2].clamp(-1, 1).arccos() / torch.pi
+
+
+def _numpy(values: torch.Tensor) -> np.ndarray:
+    return values.cpu().numpy()
 
 
 def _upper(values: np.ndarray) -> np.ndarray:

@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from inspector.errors import LoadError
-from inspector.jobs import Progress, silent
+from inspector.jobs import Progress, part, silent
 from inspector.model.families import family_of
 from inspector.model.loaded import LoadedModel, count_parameters
 from inspector.model.probe import probe
@@ -175,7 +175,7 @@ def load(
     """
     source = parse(text)
     progress(0, 4, "looking up the model")
-    source = fetch(source, progress=progress)
+    source = fetch(source, progress=part(progress, 0, 1, 4))
     size = _size(source, device, dtype, freed)
     if not size.fits:
         raise LoadError(
@@ -198,7 +198,7 @@ def load(
         family=family_of(model.config.model_type),
         layers=_layers(model),
     )
-    loaded = probe(loaded)
+    loaded = _guard(source, lambda: probe(loaded))
     if not loaded.toggleable():
         raise LoadError(
             f"the architecture {loaded.model_type} is not supported: {loaded.units[0].problem}."
@@ -324,7 +324,7 @@ def _guard(source: Source, step: Callable[[], T]) -> T:
         raise LoadError(
             f"out of memory while loading {source.text}: choose bf16 or a smaller model."
         ) from error
-    except (OSError, ValueError, ImportError, KeyError, IndexError, RuntimeError) as error:
+    except Exception as error:  # what the libraries raise at files and configs has no common base
         raise LoadError(_said(source, error)) from error
 
 

@@ -21,6 +21,9 @@ from inspector.units import KINDS, Unit
 
 PROBE_SHAPE = (2, 24)
 
+_FAILURES = (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError)
+"""What a layer or a head raises when it is called in a way that its architecture does not expect."""
+
 
 @torch.no_grad()
 def probe(loaded: LoadedModel) -> LoadedModel:
@@ -31,8 +34,8 @@ def probe(loaded: LoadedModel) -> LoadedModel:
     seen = _Observer(loaded)
     with seen:
         out = loaded.model(input_ids=ids, use_cache=True)
-    loaded.returns = {unit: seen.returns[unit] for unit in seen.returns}
-    kv = _cache_bytes(out.past_key_values, loaded.depth)
+    loaded.returns = seen.returns
+    kv = _cache_bytes(getattr(out, "past_key_values", None), loaded.depth)
     types = getattr(loaded.model.config.get_text_config(), "layer_types", None)
     infos = []
     for layer in range(loaded.depth):
@@ -65,7 +68,9 @@ class _Observer:
     def __enter__(self) -> None:
         for layer, module in enumerate(self.loaded.layers):
             for kind in KINDS:
-                if all(hasattr(module, name) for name in self.loaded.family.modules(kind)):
+                names = self.loaded.family.modules(kind)
+                # Some types set what a layer lacks to None.
+                if all(isinstance(getattr(module, name, None), nn.Module) for name in names):
                     self._on_output(Unit(layer, kind))
             self._on_input(module)
         self._on_last_output(self.loaded.layers[-1])
@@ -98,20 +103,30 @@ def _judge(
     loaded: LoadedModel, ids: torch.Tensor, streams: list[torch.Tensor], logits: torch.Tensor
 ) -> None:
     """Fill in `problem` of each unit, and `not_replayable`."""
-    entering, calls = record(loaded, ids)
-    if not torch.equal(entering, streams[0]):
-        loaded.not_replayable = "the stream that enters its first layer cannot be captured"
     problems: dict[Unit, str] = {}
-    for index in range(loaded.depth):
-        x, y = streams[index], streams[index + 1]
-        if not _close(run_layer(loaded, index, x, calls), y):
-            loaded.not_replayable = f"layer {index} run by itself gives another result"
-        problems |= _judge_layer(loaded, index, x, y, calls)
-    if not loaded.not_replayable and not _close(head(loaded, streams[-1]), logits):
-        loaded.not_replayable = "its head run by itself gives another result"
+    try:
+        entering, calls = record(loaded, ids)
+    except _FAILURES as error:
+        reason = f"its layers cannot be run one by one ({type(error).__name__})"
+        problems = dict.fromkeys((info.unit for info in loaded.units), reason)
+    else:
+        if not torch.equal(entering, streams[0]):
+            loaded.not_replayable = "the stream that enters its first layer cannot be captured"
+        for index in range(loaded.depth):
+            x, y = streams[index], streams[index + 1]
+            problems |= _judge_layer(loaded, index, x, y, calls)
+        if not loaded.not_replayable and not _head_matches(loaded, streams[-1], logits):
+            loaded.not_replayable = "its head run by itself gives another result"
     loaded.units = tuple(
         replace(info, problem=info.problem or problems.get(info.unit, "")) for info in loaded.units
     )
+
+
+def _head_matches(loaded: LoadedModel, stream: torch.Tensor, logits: torch.Tensor) -> bool:
+    try:
+        return _close(head(loaded, stream), logits)
+    except _FAILURES:
+        return False
 
 
 def _judge_layer(
@@ -119,21 +134,29 @@ def _judge_layer(
 ) -> dict[Unit, str]:
     """Why units of this layer, which turns x into y, cannot be muted; empty where they can."""
     units = [Unit(index, kind) for kind in KINDS if Unit(index, kind) in loaded.returns]
+    whole = None
     try:
+        whole = run_layer(loaded, index, x, calls)
+        if not _close(whole, y):
+            loaded.not_replayable = f"layer {index} run by itself gives another result"
         with mute_units(loaded, units):
             identity = torch.equal(run_layer(loaded, index, x, calls), x)
         without = {}
         for unit in units:
             with mute_units(loaded, [unit]):
                 without[unit] = run_layer(loaded, index, x, calls)
-    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except _FAILURES as error:
+        if whole is None:
+            loaded.not_replayable = f"layer {index} does not run by itself"
         reason = f"layer {index} does not run with it muted ({type(error).__name__})"
         return dict.fromkeys(units, reason)
     if len(units) == len(KINDS) and not identity:
         reason = f"muting both units of layer {index} does not leave the residual stream as it was"
         return dict.fromkeys(units, reason)
     return {
-        unit: "muting it changes nothing" for unit, out in without.items() if torch.equal(out, y)
+        unit: "muting it changes nothing"
+        for unit, out in without.items()
+        if torch.equal(out, whole)
     }
 
 

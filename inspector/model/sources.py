@@ -160,7 +160,7 @@ def fetch(source: Source, *, config_only: bool = False, progress: Progress = sil
     What is in the local cache is used when the hub cannot be reached.
 
     Raises:
-        LoadError: not found, gated, no network and not in the cache, or pickles only.
+        LoadError: not found, gated, no network and not in the cache, broken off, or pickles only.
     """
     if source.kind != "hub":
         return source
@@ -168,8 +168,11 @@ def fetch(source: Source, *, config_only: bool = False, progress: Progress = sil
     import huggingface_hub as hub
     from huggingface_hub import errors
 
+    info = None
     try:
         info = hub.HfApi().model_info(source.name, revision=source.revision, files_metadata=True)
+        # The hub describes a gated repository to anybody and refuses its files, so in here as well.
+        return _download(source, info, config_only, progress)
     except errors.GatedRepoError as error:
         raise LoadError(
             f"{source.name} is gated: accept its terms on its page, then log in (hf auth login)."
@@ -182,7 +185,19 @@ def fetch(source: Source, *, config_only: bool = False, progress: Progress = sil
             "or log in (hf auth login)."
         ) from error
     except (httpx2.HTTPError, OSError) as error:
-        return _from_cache(source, error)
+        if info is None:
+            return _from_cache(source, error)
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise LoadError(
+            f"the download of {source.name} broke off ({reason}): "
+            "check the network and the free disk space, then load it again."
+        ) from error
+
+
+def _download(source: Source, info: Any, config_only: bool, progress: Progress) -> Source:
+    """The source with the files that are read of it in the hub's cache."""
+    import huggingface_hub as hub
+
     wanted = _wanted(source.name, info.siblings or [])
     if config_only:
         wanted = {name: size for name, size in wanted.items() if name == "config.json"}
@@ -191,8 +206,7 @@ def fetch(source: Source, *, config_only: bool = False, progress: Progress = sil
         progress(done, sum(wanted.values()), f"downloading {name}")
         path = hub.hf_hub_download(source.name, name, revision=info.sha)
         done += size
-    folder = Path(path).parents[list(wanted)[-1].count("/")]
-    return replace(source, revision=info.sha, folder=folder)
+    return replace(source, revision=info.sha, folder=Path(path).parent)
 
 
 def _wanted(name: str, siblings: list[Any]) -> dict[str, int]:

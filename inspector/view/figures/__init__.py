@@ -16,18 +16,6 @@ from inspector.view.figures.scores import sweep
 from inspector.view.figures.similarity import angular, stream, units
 from inspector.view.figures.trajectory import curve, step_map
 
-__all__ = [
-    "angular",
-    "benchmark",
-    "curve",
-    "figures_of",
-    "perplexity",
-    "step_map",
-    "stream",
-    "sweep",
-    "units",
-]
-
 
 def figures_of(result: Result) -> list[go.Figure]:
     """Every figure of a result of any kind; empty for a text, which has none."""

@@ -10,9 +10,8 @@ import plotly.graph_objects as go
 
 from inspector.results import Benchmark, Perplexity
 from inspector.view.figures.style import (
-    ACCENT,
     GREY,
-    INK,
+    MAIN,
     about,
     csv_text,
     limits,
@@ -34,7 +33,7 @@ def perplexity(result: Perplexity) -> go.Figure:
             y=list(values),
             orientation="h",
             width=0.5,
-            marker={"color": [ACCENT if name == MASKED else GREY for name in values]},
+            marker={"color": [MAIN if name == MASKED else GREY for name in values]},
             text=[number(value) for value in values.values()],
             textposition="outside",
             cliponaxis=False,
@@ -47,8 +46,8 @@ def perplexity(result: Perplexity) -> go.Figure:
     baseline = result.baseline
     rows = [(MASKED, result.perplexity, result.nll, result.tokens)]
     if baseline:
-        untouched = (baseline.get(name, math.nan) for name in ("perplexity", "nll", "tokens"))
-        rows.append((UNTOUCHED, *untouched))
+        nll, tokens = baseline.get("nll", math.nan), int(baseline.get("tokens", 0))
+        rows.append((UNTOUCHED, baseline.get("perplexity", math.nan), nll, tokens))
     return sheet(
         figure,
         name="perplexity",
@@ -69,7 +68,8 @@ def benchmark(result: Benchmark) -> go.Figure:
     shown = [html.escape(name, quote=False) for name in names]
     items = [task.items for task in result.tasks]
     figure = go.Figure()
-    if any(math.isfinite(task.baseline) for task in result.tasks):
+    compared = any(math.isfinite(task.baseline) for task in result.tasks)
+    if compared:
         figure.add_trace(
             _dots(
                 UNTOUCHED,
@@ -89,7 +89,7 @@ def benchmark(result: Benchmark) -> go.Figure:
         )
     )
     figure.update_xaxes(title_text="score", range=[-0.02, 1.02], dtick=0.2)
-    figure.update_yaxes(autorange="reversed", automargin=True)
+    figure.update_yaxes(autorange="reversed")
     rows = (
         (t.task, t.metric, t.value, t.stderr, t.baseline, t.baseline_stderr, t.items)
         for t in result.tasks
@@ -104,8 +104,8 @@ def benchmark(result: Benchmark) -> go.Figure:
             ("task", "metric", "score", "stderr", "baseline", "baseline_stderr", "items"), rows
         ),
         plot_height=60 + 44 * max(1, len(names)),
-        legend=2,
-    ).update_yaxes(automargin=True)
+        legend=1 + compared,
+    ).update_layout(scattermode="group", scattergap=0.55, yaxis_automargin=True)
 
 
 def _dots(
@@ -116,11 +116,13 @@ def _dots(
     items: Sequence[int],
 ) -> go.Scatter:
     masked = name == MASKED
-    colour = ACCENT if masked else GREY
+    colour = MAIN if masked else GREY
     return go.Scatter(
         x=[value if math.isfinite(value) else None for value in values],
         y=list(tasks),
         mode="markers",
+        orientation="h",
+        offsetgroup=name,
         name=name,
         error_x={
             "array": [error if math.isfinite(error) else 0.0 for error in errors],
@@ -132,8 +134,8 @@ def _dots(
             "size": 11,
             "symbol": "circle" if masked else "circle-open",
             "color": colour,
-            "line": {"width": 0 if masked else 2, "color": INK if masked else colour},
+            "line": {"width": 0 if masked else 2, "color": colour},
         },
-        customdata=list(items),
-        hovertemplate="%{y}<br>" + name + ": %{x:.4f}<br>%{customdata} items<extra></extra>",
+        hovertext=[f"{count} items" for count in items],
+        hovertemplate="%{y}<br>" + name + ": %{x:.4f}<br>%{hovertext}<extra></extra>",
     )

@@ -12,11 +12,13 @@ from inspector.view.figures.style import (
     ACCENT,
     GREY,
     METRICS,
+    WHITE,
     about,
     csv_text,
     in_words,
     metric_words,
     number,
+    sentence,
     sheet,
     split,
 )
@@ -46,7 +48,7 @@ def sweep(scores: Scores) -> go.Figure:
         figure.add_trace(_ranks(scores, best, kind, first, scale.high), row=row, col=1)
         if muted:
             figure.add_trace(_crosses(muted, kind, first), row=row, col=1)
-    cut = "; bars off the scale carry their value" if scale.clipped else ""
+    cut = "; the scale stops short of the greatest" if scale.clipped else ""
     done = f"{scores.windows_done} of {scores.windows} windows"
     state = "" if scores.complete else f"Preliminary: {done} measured. "
     rank = {unit: place for place, unit in enumerate(scores.ranking(), start=1)}
@@ -56,7 +58,7 @@ def sweep(scores: Scores) -> go.Figure:
         name=f"sweep_{scores.metric}",
         title="What muting one more unit would cost",
         lines=[
-            f"{state}{metric_words(scores.metric).capitalize()}, lower = safer to remove; "
+            f"{state}{sentence(metric_words(scores.metric))}, lower = safer to remove; "
             f"the mask itself stands at {number(scores.reference)}{cut}",
             about(scores),
         ],
@@ -68,12 +70,19 @@ def sweep(scores: Scores) -> go.Figure:
 
 def _ranks(scores: Scores, best: list[str], kind: str, first: bool, high: float) -> go.Scatter:
     mine = [unit for unit in best if split(unit)[1] == kind]
+    layers = [split(unit)[0] for unit in mine]
+    # Neighbours stand above one another, or their numbers would overlap.
+    near = scores.depth / 45
+    lift = [sum(abs(x - y) < near for y in layers[:i]) for i, x in enumerate(layers)]
     return go.Scatter(
-        x=[split(unit)[0] for unit in mine],
-        y=[max(scores.scores[unit], 0.0) + 0.1 * high for unit in mine],
+        x=layers,
+        y=[
+            max(scores.scores[unit], 0.0) + (0.1 + 0.2 * up) * high
+            for unit, up in zip(mine, lift, strict=True)
+        ],
         text=[str(best.index(unit) + 1) for unit in mine],
         mode="markers+text",
-        textfont={"size": 10, "color": "white"},
+        textfont={"size": 10, "color": WHITE},
         marker={"size": 15, "color": ACCENT},
         customdata=mine,
         hovertext=[in_words(unit) for unit in mine],

@@ -9,7 +9,6 @@ from inspector.errors import ResultError
 from inspector.results import Similarity
 from inspector.view.figures.style import (
     ACCENT,
-    FOOT_WITH_BAR,
     ONE_SIDED,
     SIGNED,
     about,
@@ -74,7 +73,7 @@ def angular(similarity: Similarity, *, tokens: str = "last", rescaled: bool = Fa
         zmax=1.0 if rescaled else scale.high,
         hoverongaps=False,
         hovertemplate=hover,
-        colorbar=colour_bar(f"{quantity}, lower = safer to remove"),
+        colorbar=colour_bar(),
     )
     figure.add_scatter(
         x=list(best.values()),
@@ -91,7 +90,9 @@ def angular(similarity: Similarity, *, tokens: str = "last", rescaled: bool = Fa
         for start in range(depth - n + 1)
     )
     figure.update_xaxes(title_text="first layer of the window, l", **layer_axis(depth))
-    figure.update_yaxes(title_text="layers in the window, n", range=[0.5, depth + 0.5], nticks=12)
+    figure.update_yaxes(
+        title_text="layers in the window, n", range=[0.5, depth + 0.5], nticks=12, showgrid=False
+    )
     return sheet(
         figure,
         name=f"angular_{tokens}{'_rescaled' if rescaled else ''}",
@@ -103,7 +104,7 @@ def angular(similarity: Similarity, *, tokens: str = "last", rescaled: bool = Fa
         ],
         csv=csv_text(("n", "first_layer", "last_layer", "value", "best"), rows),
         plot_height=380,
-        foot=FOOT_WITH_BAR,
+        bar=f"{quantity}, lower = safer to remove",
         legend=1,
     )
 
@@ -125,7 +126,7 @@ def stream(similarity: Similarity) -> go.Figure:
     ticks = {"tickvals": words[::every], "ticktext": names[::every], "tickangle": 0}
     values = similarity.stream[np.isfinite(similarity.stream)]
     signed = bool(values.size and values.min() < 0)
-    scale = limits(values, signed=signed)
+    scale = limits(values)
     figure = go.Figure(
         go.Heatmap(
             x=words,
@@ -136,7 +137,7 @@ def stream(similarity: Similarity) -> go.Figure:
             zmax=1.0,
             hoverongaps=False,
             hovertemplate="%{y}<br>and %{x}<br>cosine: %{z:.4f}<extra></extra>",
-            colorbar=colour_bar("cosine, 1 = same direction"),
+            colorbar=colour_bar(),
         )
     )
     figure.update_xaxes(title_text="boundary", showgrid=False, **ticks)
@@ -153,7 +154,7 @@ def stream(similarity: Similarity) -> go.Figure:
         ],
         csv=csv_text(("boundary", *names), rows),
         plot_height=440,
-        foot=FOOT_WITH_BAR,
+        bar="cosine, 1 = same direction",
     )
 
 
@@ -175,7 +176,7 @@ def units(similarity: Similarity, *, what: str = "turn") -> go.Figure:
     values = similarity.turn if what == "turn" else similarity.growth
     title, axis = UNIT_MEASURES[what]
     figure, _, scale = unit_bars(values, depth=similarity.depth, quantity=axis)
-    cut = "; bars off the scale carry their value" if scale.clipped else ""
+    cut = "; the scale stops short of the greatest" if scale.clipped else ""
     return sheet(
         figure,
         name=f"units_{what}",

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
+from plotly.colors import diverging, sequential
 
 from inspector.results import Result
 from inspector.units import KINDS
@@ -20,19 +21,23 @@ from inspector.units import KINDS
 KIND_WORDS = {"attn": "attention", "ffn": "FFN"}
 """How a kind of unit is called in words."""
 
-KIND_COLOURS = {"attn": "#3f7cc4", "ffn": "#b97f10"}
-"""Bars and lines by kind: at least 3:1 against a white and a near-black page, told apart by the
-colour-blind."""
+KIND_COLOURS = {"attn": "#3572b8", "ffn": "#a06a00"}
+"""Bars and lines by kind: at least 3:1 against a white and a near-black page, 4.5:1 under white
+text, told apart by the colour-blind."""
+
+MAIN = "#0d8a80"
+"""What the model scores: lines and bars that belong to no kind of unit."""
 
 ACCENT = "#d6336c"
 """The chosen step and the safest units: far from everything in cividis and in both kinds."""
 
-GREY = "rgba(128,128,128,0.9)"
+WHITE, GREY = "#ffffff", "rgba(128,128,128,0.9)"
 GRID = "rgba(128,128,128,0.22)"
 INK = "#1f2937"
 
-ONE_SIDED = "cividis"
-SIGNED = "RdBu_r"
+ONE_SIDED = list(sequential.Cividis)
+SIGNED = list(reversed(diverging.RdBu[1:-1]))
+"""Blue below 0, white, red above; without the darkest ends, which vanish on a dark page."""
 
 METRICS = {
     "nll": ("rise of the NLL", "nats per token"),
@@ -50,32 +55,38 @@ SUBTITLE_WIDTH = 118
 
 @dataclass(frozen=True)
 class Limits:
-    """The ends of a scale. `clipped` says that some values lie beyond `high`."""
+    """The ends of a scale. `clipped` says that some values lie beyond `high`.
+
+    A signed scale gives its colours to -`reach` to `reach`, so that its middle is 0.
+    """
 
     low: float
     high: float
     clipped: bool = False
 
+    @property
+    def reach(self) -> float:
+        """The greater distance of the two ends from 0."""
+        return max(abs(self.low), abs(self.high))
 
-def limits(values: Iterable[float], *, signed: bool = False) -> Limits:
+
+def limits(values: Iterable[float]) -> Limits:
     """The ends of a scale that one outlier cannot flatten.
 
     Muting the first FFN often costs a hundred times what any other unit costs. When the greatest
     value is more than three times as far from the least as nine tenths of the values are, the scale
-    ends at that nine-tenths point. A signed scale is symmetric about 0. NaN and infinity are
-    ignored; no values at all give 0 to 1.
+    ends at that nine-tenths point. NaN and infinity are ignored; no values at all give 0 to 1.
     """
     finite = np.array([value for value in values if math.isfinite(value)], dtype=float)
     if not finite.size:
         return Limits(0.0, 1.0)
-    size = np.abs(finite) if signed else finite
-    low = 0.0 if signed else float(size.min())
-    high, most = float(size.max()), float(np.quantile(size, 0.9))
-    clipped = size.size >= 8 and most > low and high - low > 3 * (most - low)
+    low, high = float(finite.min()), float(finite.max())
+    most = float(np.quantile(finite, 0.9))
+    clipped = finite.size >= 8 and most > low and high - low > 3 * (most - low)
     high = most if clipped else high
     if high <= low:
         high = low + (abs(low) or 1.0)
-    return Limits(-high if signed else low, high, clipped)
+    return Limits(low, high, clipped)
 
 
 def split(unit: str) -> tuple[int, str]:
@@ -94,6 +105,11 @@ def kinds_of(units: Iterable[str]) -> list[str]:
     """The kinds that occur, in the order in which a layer applies them; at least one."""
     found = {split(unit)[1] for unit in units}
     return [kind for kind in KINDS if kind in found] or [KINDS[0]]
+
+
+def sentence(text: str) -> str:
+    """The text with its first letter in capitals."""
+    return text[:1].upper() + text[1:]
 
 
 def metric_words(metric: str) -> str:
@@ -132,30 +148,33 @@ def sheet(
     lines: Sequence[str],
     csv: str,
     plot_height: int,
-    foot: int = 52,
     legend: int = 0,
+    bar: str = "",
+    stack: bool = False,
 ) -> go.Figure:
     """Lay out the figure: title, subtitle lines, margins, height, and what downloads need.
 
-    `plot_height` is that of the axes in pixels, `foot` the room under them (axis title, colour
-    bar), `legend` the number of legend entries. Plain `title` and `lines` also go into
-    `layout.meta`, so that a narrow page can wrap them anew.
+    `plot_height` is that of the axes in pixels, `legend` the number of legend entries, `bar` the
+    title of the colour bar. Plain `title` and `lines` also go into `layout.meta`, so that a narrow
+    page can wrap them anew, and `stack`, which lets it put two panels under one another.
     """
     wrapped = [part for line in lines for part in textwrap.wrap(line, SUBTITLE_WIDTH)]
-    top = 38 + 17 * len(wrapped) + (30 if legend else 8)
+    top = 40 + 17 * len(wrapped) + (32 if legend else 8)
+    foot = 106 if bar else 52
+    lead = f"<b>{_safe(title)}</b>"
+    rest = f'<span style="font-size:12px">{"<br>".join(map(_safe, wrapped))}</span>'
     figure.update_layout(
         template="none",
         title={
-            "text": f"<b>{_safe(title)}</b>",
-            "subtitle": {"text": "<br>".join(map(_safe, wrapped)), "font": {"size": 12}},
+            "text": f"{lead}<br>{rest}",
             "font": {"size": 15},
             "x": 0,
-            "xref": "paper",
+            "xref": "container",
             "xanchor": "left",
             "y": 1,
             "yref": "container",
             "yanchor": "top",
-            "pad": {"t": 12},
+            "pad": {"t": 20, "l": 4},
         },
         font={"family": "system-ui, sans-serif", "size": 12, "color": INK},
         paper_bgcolor="rgba(0,0,0,0)",
@@ -166,18 +185,28 @@ def sheet(
         hovermode="closest",
         showlegend=bool(legend),
         legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom"},
-        modebar={"bgcolor": "rgba(0,0,0,0)", "color": GREY, "activecolor": ACCENT},
         uirevision=name,
-        meta={"name": name, "csv": csv, "title": title, "lines": list(lines), "legend": legend},
+        meta={
+            "name": name,
+            "csv": csv,
+            "title": title,
+            "lines": list(lines),
+            "stack": stack,
+        },
     )
-    figure.update_xaxes(**_AXIS)
+    figure.update_xaxes(**_AXIS, zeroline=False)
     figure.update_yaxes(**_AXIS)
+    if bar:
+        # Not the bar's own title: plotly sets that across a bar that hangs from the container.
+        figure.add_annotation(
+            text=bar, x=0, y=0, xref="paper", yref="paper", xanchor="left", yanchor="top",
+            yshift=-52, showarrow=False, name="bar",
+        )  # fmt: skip
     return figure
 
 
 _AXIS: dict[str, Any] = {
     "gridcolor": GRID,
-    "zeroline": False,
     "showline": False,
     "ticks": "",
     "automargin": False,
@@ -187,8 +216,11 @@ _AXIS: dict[str, Any] = {
 }
 
 
-def colour_bar(title: str, **more: Any) -> dict[str, Any]:
-    """A thin horizontal colour bar under the axes, where no mode bar can cover it."""
+def colour_bar(**more: Any) -> dict[str, Any]:
+    """A thin horizontal colour bar under the axes, where plotly's mode bar cannot cover it.
+
+    `sheet` writes its title.
+    """
     return {
         "orientation": "h",
         "x": 0,
@@ -198,18 +230,13 @@ def colour_bar(title: str, **more: Any) -> dict[str, Any]:
         "yanchor": "bottom",
         "ypad": 6,
         "xpad": 0,
-        "len": 0.55,
+        "len": 0.5,
         "thickness": 10,
         "outlinewidth": 0,
-        "title": {"text": title, "side": "top", "font": {"size": 12}},
         "tickfont": {"size": 11},
         "nticks": 5,
         **more,
     }
-
-
-FOOT_WITH_BAR = 104
-"""Room under the axes for the axis title and a colour bar."""
 
 
 def layer_axis(depth: int, **more: Any) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from inspector.view.figures.style import (
     GRID,
     KIND_COLOURS,
     KIND_WORDS,
+    WHITE,
     Limits,
     in_words,
     kinds_of,
@@ -21,6 +22,9 @@ from inspector.view.figures.style import (
     number,
     split,
 )
+
+NAMED = 48
+"""Up to this many layers, bars that run off the scale are wide enough to carry their value."""
 
 
 def unit_rows(values: Mapping[str, float]) -> Iterator[tuple[str, int, str, float]]:
@@ -34,8 +38,9 @@ def unit_bars(
 ) -> tuple[go.Figure, list[str], Limits]:
     """The bars, the kinds in the order of their panels, and the scale that both panels share.
 
-    The scale follows `limits`: bars that run off it carry their value in figures. Hover says the
-    unit in words, `customdata` is its text. A negative value makes the scale run below 0.
+    The scale follows `limits`; bars that run off it carry their value where they are wide enough.
+    Hover says the unit in words, `customdata` is its text. A negative value makes the scale run
+    below 0.
     """
     kinds = kinds_of(values)
     figure = make_subplots(rows=len(kinds), cols=1, shared_xaxes=True, vertical_spacing=0.1)
@@ -43,12 +48,12 @@ def unit_bars(
     for row, kind in enumerate(kinds, start=1):
         mine = {unit: value for unit, value in values.items() if split(unit)[1] == kind}
         figure.add_trace(_bars(mine, kind=kind, quantity=quantity), row=row, col=1)
-        if scale.clipped:
-            figure.add_trace(_overflow(mine, scale.high), row=row, col=1)
+        if scale.clipped and depth <= NAMED:
+            _name_overflow(figure, mine, scale.high, row)
         figure.update_yaxes(title_text=KIND_WORDS[kind], row=row, col=1)
     low = min((value for value in values.values() if math.isfinite(value)), default=0.0)
     floor = -min(scale.high, -low) * 1.15 if low < 0 else 0.0
-    figure.update_yaxes(range=[floor, scale.high * (1.3 if scale.clipped else 1.12)], nticks=5)
+    figure.update_yaxes(range=[floor, scale.high * (1.18 if scale.clipped else 1.12)], nticks=5)
     figure.update_yaxes(zeroline=True, zerolinecolor=GREY, zerolinewidth=1, gridcolor=GRID)
     figure.update_xaxes(**layer_axis(depth))
     figure.update_xaxes(title_text="layer", row=len(kinds), col=1)
@@ -69,16 +74,18 @@ def _bars(values: Mapping[str, float], *, kind: str, quantity: str) -> go.Bar:
     )
 
 
-def _overflow(values: Mapping[str, float], high: float) -> go.Scatter:
-    """The figures over the bars that run off the scale."""
-    beyond = {unit: value for unit, value in values.items() if value > high}
-    return go.Scatter(
-        x=[split(unit)[0] for unit in beyond],
-        y=[high * 1.15] * len(beyond),
-        text=[f"<b>{number(value)}</b>" for value in beyond.values()],
-        mode="text",
-        textfont={"size": 10},
-        hoverinfo="skip",
-        showlegend=False,
-        cliponaxis=False,
-    )
+def _name_overflow(figure: go.Figure, values: Mapping[str, float], high: float, row: int) -> None:
+    """Write the value into every bar that runs off the scale."""
+    for unit, value in values.items():
+        if value > high:
+            figure.add_annotation(
+                x=split(unit)[0],
+                y=min(value, high * 1.16),
+                text=number(value),
+                textangle=-90,
+                yanchor="top",
+                showarrow=False,
+                font={"size": 10, "color": WHITE},
+                row=row,
+                col=1,
+            )

@@ -1,0 +1,51 @@
+"""`perplexity`, `bench` and `generate`: what an edit has cost, beside the untouched model."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from inspector.cli.inputs import check_text, loaded_model
+from inspector.cli.output import emit
+from inspector.errors import TaskError
+
+if TYPE_CHECKING:
+    from inspector.cli.progress import Meter
+
+
+def perplexity(args: argparse.Namespace, meter: Meter) -> None:
+    """Measure perplexity under the mask and of the untouched model."""
+    loaded, mask = loaded_model(args, meter)
+    from inspector.measure.perplexity import perplexity as measure
+
+    windows = check_text(args, loaded, meter, spec=args.corpus, stride=args.stride)
+    result = measure(loaded, windows, mask, progress=meter.phase("measuring perplexity"))
+    meter.clear()
+    emit(result, args)
+
+
+def bench(args: argparse.Namespace, meter: Meter) -> None:
+    """Run benchmark tasks under the mask and on the untouched model."""
+    tasks = [name.strip() for name in args.tasks.split(",") if name.strip()]
+    if not tasks:
+        raise TaskError("no task is named: give --tasks names, a folder or a .jsonl file.")
+    loaded, mask = loaded_model(args, meter)
+    from inspector.measure.benchmark import benchmark
+
+    progress = meter.phase("running tasks")
+    result = benchmark(loaded, tasks, mask, limit=args.limit, progress=progress)
+    meter.clear()
+    emit(result, args)
+
+
+def generate(args: argparse.Namespace, meter: Meter) -> None:
+    """Continue a prompt under the mask and with the untouched model."""
+    loaded, mask = loaded_model(args, meter)
+    from inspector.measure.generation import generate as continued
+
+    progress = meter.phase("writing")
+    result = continued(
+        loaded, args.prompt, mask, tokens=args.tokens, chat=args.chat, progress=progress
+    )
+    meter.clear()
+    emit(result, args)

@@ -1,0 +1,298 @@
+"""One table of commands and their arguments: the parser and the README are made from it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from inspector import __version__
+from inspector.cli import checking, information, looking, showing
+from inspector.errors import InspectorError
+from inspector.measure.methods import METHODS
+from inspector.model.sources import FORMS
+from inspector.units import KINDS
+
+if TYPE_CHECKING:
+    from inspector.cli.progress import Meter
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One argument: its names, what it says about itself, and what argparse needs besides."""
+
+    names: tuple[str, ...]
+    help: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def usage(self) -> str:
+        """How it is written: ``MODEL``, ``--samples N``, ``-o FILE``."""
+        metavar = self.settings.get("metavar") or "|".join(self.settings.get("choices", ()))
+        return f"{self.names[0]} {metavar}".strip() if self.optional else metavar
+
+    @property
+    def optional(self) -> bool:
+        """Whether it begins with a dash."""
+        return self.names[0].startswith("-")
+
+
+@dataclass(frozen=True)
+class Command:
+    """One row: the command's name, its line of help, its arguments, and what runs it."""
+
+    name: str
+    help: str
+    run: Callable[[argparse.Namespace, Meter], None]
+    arguments: tuple[Argument, ...]
+
+    @property
+    def usage(self) -> str:
+        """The command with the arguments that are its own."""
+        own = (each for each in self.arguments if each not in COMMON)
+        parts = (f"[{each.usage}]" if _omissible(each) else each.usage for each in own)
+        return " ".join([self.name, *parts])
+
+
+def _argument(*names: str, help: str, **settings: Any) -> Argument:  # noqa: A002 - argparse's word
+    return Argument(names, help, settings)
+
+
+def _omissible(argument: Argument) -> bool:
+    return argument.optional and not argument.settings.get("required", False)
+
+
+MODEL = _argument("model", metavar="MODEL", help="; ".join(form for form, _ in FORMS))
+MASK = _argument(
+    "--mask",
+    metavar="UNITS",
+    default="",
+    help="what is muted: units such as 5.attn,3.ffn,17,21-28.attn, or the path of a mask's .json "
+    "(@FILE for one of another name); default: nothing",
+)
+CORPUS = _argument(
+    "--corpus",
+    metavar="TEXT",
+    help="pydoc:search, pydoc:check, pydoc, wikitext2:train, wikitext2:validation, wikitext2:test, "
+    "c4, alpaca or file:PATH (.txt or .jsonl); default: pydoc:search, for perplexity pydoc:check",
+)
+SAMPLES = _argument(
+    "--samples",
+    metavar="N",
+    type=int,
+    help="windows of the text; default: 8, for perplexity 16",
+)
+LENGTH = _argument(
+    "--length",
+    metavar="T",
+    type=int,
+    help="tokens in a window; default: 256, for perplexity 512, or what the model takes at most",
+)
+SEED = _argument(
+    "--seed",
+    metavar="S",
+    type=int,
+    help="choose the windows at random by this seed; default: the first ones",
+)
+DEVICE = _argument(
+    "--device", metavar="NAME", default="auto", help="auto (CUDA, then MPS, then CPU), cuda:1, cpu"
+)
+DTYPE = _argument(
+    "--dtype",
+    metavar="NAME",
+    default="auto",
+    help="auto (bf16 where the hardware multiplies it natively, else fp32), bf16, fp16, fp32",
+)
+OUTPUT = _argument("-o", "--output", metavar="FILE", help="also write the result as JSON")
+JSON = _argument(
+    "--json", action="store_true", help="print the result as JSON, and nothing else, on stdout"
+)
+
+TEXT = (CORPUS, SAMPLES, LENGTH, SEED)
+COMMON = (MASK, *TEXT, DEVICE, DTYPE, OUTPUT, JSON)
+"""What commands share; those that measure on no text of their own do without `TEXT`."""
+PLACE = (MASK, DEVICE, DTYPE, OUTPUT, JSON)
+
+COMMANDS: tuple[Command, ...] = (
+    Command(
+        "info",
+        "what a model is: size, units, and what is left of it under a mask",
+        information.info,
+        (
+            MODEL,
+            _argument(
+                "--no-weights",
+                dest="weights",
+                action="store_false",
+                help="read the config alone: parameters, bytes, and whether they fit",
+            ),
+            *PLACE,
+        ),
+    ),
+    Command(
+        "similarity",
+        "how alike the residual stream is at different depths",
+        looking.similarity,
+        (
+            MODEL,
+            _argument(
+                "--kind",
+                choices=("angular", "stream", "unit"),
+                default="angular",
+                help="what is printed: the best window of every n layers (default), the cosine "
+                "between unit boundaries, or how much each unit turns and grows the stream; the "
+                "JSON has them all",
+            ),
+            *COMMON,
+        ),
+    ),
+    Command(
+        "sweep",
+        "what muting each remaining unit would cost",
+        looking.sweep,
+        (
+            MODEL,
+            _argument(
+                "--metric",
+                metavar="M",
+                default="nll",
+                help="nll (default), kl, js, angular or norm",
+            ),
+            *COMMON,
+        ),
+    ),
+    Command(
+        "prune",
+        "remove units one by one, each time the one that costs least",
+        looking.prune,
+        (
+            MODEL,
+            _argument(
+                "--method",
+                metavar="NAME",
+                default=next(iter(METHODS)),
+                help=f"{' or '.join(METHODS)}; default: {next(iter(METHODS))}",
+            ),
+            _argument("--remove", metavar="K", type=int, help="how many units to remove"),
+            _argument(
+                "--until-perplexity",
+                metavar="X",
+                type=float,
+                help="stop after the first step whose perplexity is above X; alone or beside "
+                "--remove",
+            ),
+            _argument(
+                "--metric",
+                metavar="M",
+                help="what to go by: "
+                + "; ".join(f"{row.name}: {', '.join(row.metrics)}" for row in METHODS.values())
+                + "; default: the first",
+            ),
+            _argument("--only", choices=KINDS, help="remove units of one kind alone"),
+            _argument(
+                "--check-corpus",
+                metavar="TEXT",
+                help="the text of the perplexity recorded at each step, 16 windows of 512 tokens "
+                "unless --samples and --length say otherwise; default: the windows of the search",
+            ),
+            *COMMON,
+        ),
+    ),
+    Command(
+        "perplexity",
+        "perplexity under a mask and of the untouched model",
+        checking.perplexity,
+        (
+            MODEL,
+            _argument(
+                "--stride",
+                metavar="S",
+                type=int,
+                help="tokens between the beginnings of two windows; default: --length",
+            ),
+            *COMMON,
+        ),
+    ),
+    Command(
+        "bench",
+        "lm-eval tasks under a mask and on the untouched model",
+        checking.bench,
+        (
+            MODEL,
+            _argument(
+                "--tasks",
+                metavar="T[,T]",
+                default="own",
+                help="own (the set that comes with the program; default), names of lm-eval tasks, "
+                "folders of task YAMLs (which can run code), or .jsonl files with query, choices "
+                "and gold on each line",
+            ),
+            _argument(
+                "--limit",
+                metavar="N",
+                type=int,
+                help="the first N items of each task; default: all",
+            ),
+            *PLACE,
+        ),
+    ),
+    Command(
+        "generate",
+        "continue a prompt under a mask and with the untouched model",
+        checking.generate,
+        (
+            MODEL,
+            _argument("--prompt", metavar="P", required=True, help="the text to continue"),
+            _argument(
+                "--tokens", metavar="N", type=int, default=64, help="at most so many; default: 64"
+            ),
+            _argument("--chat", action="store_true", help="put P into the model's chat template"),
+            *PLACE,
+        ),
+    ),
+    Command(
+        "plot",
+        "draw saved results into one HTML file that needs nothing else",
+        showing.plot,
+        (
+            _argument("results", metavar="RESULT", nargs="+", help="files that -o wrote"),
+            _argument("-o", "--output", metavar="OUT.html", required=True, help="where to"),
+        ),
+    ),
+    Command(
+        "serve",
+        "serve the page",
+        showing.serve,
+        (
+            _argument("--host", metavar="H", default="127.0.0.1", help="default: 127.0.0.1"),
+            _argument("--port", metavar="P", type=int, default=7860, help="default: 7860"),
+            _argument("--open", action="store_true", help="open it in a browser"),
+        ),
+    ),
+)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises what argparse would print with its usage: a mistake is one line here."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InspectorError(f"{message}; see {self.prog} --help.")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands; what it returns has `run`, the command's function."""
+    parser = _Parser(
+        prog="inspector",
+        description="See, toggle, prune and check the sublayers of a language model.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"inspector {__version__}")
+    parser.set_defaults(run=lambda args, meter: parser.print_help())
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for row in COMMANDS:
+        one = commands.add_parser(row.name, help=row.help, description=row.help, allow_abbrev=False)
+        one.set_defaults(run=row.run)
+        for argument in row.arguments:
+            one.add_argument(*argument.names, help=argument.help, **argument.settings)
+    return parser

@@ -1,0 +1,66 @@
+"""`similarity`, `sweep` and `prune`: where the model is redundant, and what to remove."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from inspector.cli.inputs import check_text, loaded_model, search_text
+from inspector.cli.output import emit
+from inspector.errors import MaskError
+from inspector.measure.methods import method_named
+
+if TYPE_CHECKING:
+    from inspector.cli.progress import Meter
+
+
+def similarity(args: argparse.Namespace, meter: Meter) -> None:
+    """Compare the residual stream between layers and units."""
+    loaded, mask = loaded_model(args, meter)
+    from inspector.measure.similarity import similarity as measure
+
+    windows = search_text(args, loaded, meter)
+    result = measure(loaded, windows, mask, progress=meter.phase("comparing layers"))
+    meter.clear()
+    emit(result, args, view=args.kind)
+
+
+def sweep(args: argparse.Namespace, meter: Meter) -> None:
+    """Measure what muting each remaining unit would cost."""
+    from inspector.measure.metrics import metric_named
+    from inspector.measure.sweep import sweep as measure
+
+    metric = metric_named(args.metric)  # before a long load
+    loaded, mask = loaded_model(args, meter)
+    windows = search_text(args, loaded, meter)
+    progress = meter.phase("sweeping")
+    result = measure(loaded, windows, mask, metric=metric.name, progress=progress)
+    meter.clear()
+    emit(result, args, unit=metric.unit)
+
+
+def prune(args: argparse.Namespace, meter: Meter) -> None:
+    """Remove units one by one."""
+    if args.remove is None and args.until_perplexity is None:
+        raise MaskError("say how many units to --remove, or --until-perplexity which value.")
+    metric = method_named(args.method).metric(args.metric)  # before a long load
+    loaded, mask = loaded_model(args, meter)
+    from inspector.measure.pruning import prune as run
+
+    check = None
+    if args.check_corpus:
+        check = check_text(args, loaded, meter, spec=args.check_corpus)
+    result = run(
+        loaded,
+        search_text(args, loaded, meter),
+        mask,
+        method=args.method,
+        remove=args.remove,
+        until_perplexity=args.until_perplexity,
+        metric=metric,
+        only=args.only,
+        check=check,
+        progress=meter.phase("pruning"),
+    )
+    meter.clear()
+    emit(result, args)

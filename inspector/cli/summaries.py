@@ -1,0 +1,198 @@
+"""What a result says, as text for a terminal: one summary a kind of result."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from inspector.cli.text import number, printable, table
+from inspector.results import (
+    Benchmark,
+    Generation,
+    Perplexity,
+    Result,
+    Scores,
+    Similarity,
+    Trajectory,
+)
+from inspector.units import KINDS
+
+Summary = Callable[..., str]
+
+
+def summary(result: Result, **options: Any) -> str:
+    """A headline with model, text and mask, then the numbers; `options` are those of the kind."""
+    muted = f"muted: {result.mask}" if result.mask else "nothing muted"
+    head = printable(result.provenance.about, lines=False)
+    return f"{head}\n{muted}\n\n{SUMMARIES[type(result)](result, **options)}"
+
+
+def similarity(result: Similarity, *, view: str = "angular") -> str:
+    """One of `VIEWS` of a similarity."""
+    return VIEWS[view](result)
+
+
+def angular(result: Similarity) -> str:
+    """For every n, the window of n layers whose ends are least apart, by last and all tokens."""
+    last, every = result.windows(tokens="last"), result.windows(tokens="all")
+    rows = [
+        [
+            str(n),
+            _layers(last[n][0], n),
+            f"{last[n][1]:.4f}",
+            _layers(every[n][0], n),
+            f"{every[n][1]:.4f}",
+        ]
+        for n in range(1, result.depth + 1)
+    ]
+    title = "Angular distance across the best window of n layers, 0 to 1, lower = safer to remove"
+    header = ["n", "layers (last token)", "distance", "layers (all tokens)", "distance"]
+    return f"{title}\n\n{table(header, rows)}"
+
+
+def stream(result: Similarity) -> str:
+    """The cosine of the stream at each unit boundary with the one before, the first and the last.
+
+    The whole matrix is in the JSON.
+    """
+    cosine = result.stream
+    names = ["into layer 0"]
+    names += [f"after {layer}.{kind}" for layer in range(result.depth) for kind in KINDS]
+    rows = [
+        [
+            name,
+            number(math.nan) if not at else f"{cosine[at - 1, at]:.4f}",
+            f"{cosine[0, at]:.4f}",
+            f"{cosine[at, -1]:.4f}",
+        ]
+        for at, name in enumerate(names)
+    ]
+    title = "Mean cosine of the residual stream between unit boundaries, -1 to 1"
+    header = ["boundary", "with the one before", "with the first", "with the last"]
+    return f"{title}\n\n{table(header, rows)}"
+
+
+def units(result: Similarity) -> str:
+    """How much each unit turns and grows the stream."""
+    rows = [[unit, number(result.turn[unit]), number(result.growth[unit])] for unit in result.turn]
+    title = "What each unit does to the stream x that it adds f to, lower = more redundant"
+    return f"{title}\n\n{table(['unit', '1 - cos(x, x + f)', '|f| / |x|'], rows)}"
+
+
+VIEWS: dict[str, Callable[[Similarity], str]] = {
+    "angular": angular,
+    "stream": stream,
+    "unit": units,
+}
+"""The views of a similarity, by the name of ``--kind``."""
+
+
+def scores(result: Scores, *, unit: str = "") -> str:
+    """The units from the safest to remove to the dearest; `unit` is the metric's."""
+    rows = [
+        [str(place), name, number(result.scores[name])]
+        for place, name in enumerate(result.ranking(), start=1)
+    ]
+    what = f"{result.metric} ({unit})" if unit else result.metric
+    title = f"Cost of muting one more unit, {what}, lower = safer to remove"
+    if not result.complete:
+        title += f"\nPreliminary: {result.windows_done} of {result.windows} windows measured"
+    under = f"under the mask itself: {number(result.reference)}"
+    return f"{title}; {under}\n\n{table(['rank', 'unit', 'cost'], rows, align='<<')}"
+
+
+def trajectory(result: Trajectory) -> str:
+    """What went at each step, and what was left of it."""
+    rows = [
+        [
+            str(step.step),
+            ",".join(step.removed) or "-",
+            _perplexity(step.perplexity),
+            f"{step.parameters:,}",
+            f"{step.kv_bytes_per_token:,}",
+        ]
+        for step in result.steps
+    ]
+    cut = _text(result.check_corpus)
+    where = "the search text" if result.checked_on_search_text else cut
+    title = f"{result.method} by {result.metric}; perplexity on {printable(where, lines=False)}"
+    if not result.finished:
+        title += "; not finished"
+    header = ["step", "removed", "perplexity", "parameters", "KV bytes/token"]
+    end = f"\n\nmask: {result.steps[-1].mask}" if result.steps else ""
+    return f"{title}\n\n{table(header, rows, align='<<')}{end}"
+
+
+def perplexity(result: Perplexity) -> str:
+    """The mask beside the untouched model, and how many times worse it is."""
+    rows = [_perplexity_row("this mask", vars(result))]
+    baseline = result.baseline
+    end = ""
+    if baseline:
+        rows.append(_perplexity_row("untouched model", baseline))
+        end = f"\n\nratio: {number(result.perplexity / baseline['perplexity'])}"
+    title = f"Perplexity, windows of {result.length} tokens every {result.stride}, lower = better"
+    header = ["", "perplexity", "NLL (nats/token)", "tokens predicted"]
+    return f"{title}\n\n{table(header, rows)}{end}"
+
+
+def benchmark(result: Benchmark) -> str:
+    """Every task's scores beside the untouched model's."""
+    rows = [
+        [
+            printable(task.task, lines=False),
+            task.metric,
+            _with_error(task.value, task.stderr),
+            _with_error(task.baseline, task.baseline_stderr),
+            str(task.items),
+        ]
+        for task in result.tasks
+    ]
+    first = f", the first {result.limit} items of each task" if result.limit else ""
+    title = f"Mean ± standard error, 0 to 1, higher = better{first}"
+    header = ["task", "metric", "this mask", "untouched model", "items"]
+    return f"{title}\n\n{table(header, rows, align='<<')}"
+
+
+def generation(result: Generation) -> str:
+    """The prompt, and what each model made of it."""
+    parts = [
+        ("prompt", result.prompt),
+        (f"this mask, {result.tokens} tokens", result.text),
+        (f"untouched model, {result.baseline_tokens} tokens", result.baseline_text),
+    ]
+    return "\n\n".join(f"--- {title}\n{printable(text)}" for title, text in parts)
+
+
+SUMMARIES: dict[type[Result], Summary] = {
+    Similarity: similarity,
+    Scores: scores,
+    Trajectory: trajectory,
+    Perplexity: perplexity,
+    Benchmark: benchmark,
+    Generation: generation,
+}
+
+
+def _layers(start: int, n: int) -> str:
+    return str(start) if n == 1 else f"{start}-{start + n - 1}"
+
+
+def _text(corpus: dict[str, Any]) -> str:
+    return f"{corpus.get('name')}, {corpus.get('windows')} x {corpus.get('length')} tokens"
+
+
+def _perplexity_row(name: str, values: dict[str, Any]) -> list[str]:
+    tokens = f"{int(values['tokens']):,}"
+    return [name, _perplexity(values["perplexity"]), f"{values['nll']:.4f}", tokens]
+
+
+def _perplexity(value: float) -> str:
+    return f"{value:,.2f}" if value < 1e9 else number(value)
+
+
+def _with_error(value: float, error: float) -> str:
+    if math.isnan(value):
+        return number(value)
+    return f"{value:.3f} ± {error:.3f}" if math.isfinite(error) else f"{value:.3f}"

@@ -1,0 +1,239 @@
+"""Multiple-choice and other lm-eval tasks on the model under a mask, beside the untouched model.
+
+lm-eval runs in process on the live model: it draws the items, forms the requests and computes the
+scores; here are only the mask, progress and cancel, and what keeps two turns comparable.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from inspector.errors import OutOfMemory, ResultError, TaskError
+from inspector.jobs import Progress, silent
+from inspector.measure.harness import Meter, harness, quiet
+from inspector.measure.scoring import memory_levers
+from inspector.measure.tasks import Found, find, fingerprint
+from inspector.model.loaded import LoadedModel
+from inspector.model.surgery import muted
+from inspector.results import Benchmark, TaskScore
+from inspector.units import Mask
+
+BATCH = 8
+"""Requests that go through the model at a time."""
+
+BOOTSTRAPS = 1000
+"""Draws behind the standard error of a metric that has no formula for it (a mean has one)."""
+
+ITEMS = "items of "
+"""A result's `provenance.versions` has, under this and a task's name, the fingerprint of what was
+asked, and under `lm_eval` that package's version."""
+
+Key = tuple[str, str]
+"""A task and a metric."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """What lm-eval reports of one metric of one task; NaN where it gives no standard error."""
+
+    value: float
+    stderr: float
+    items: int
+
+
+UNKNOWN = Score(math.nan, math.nan, 0)
+
+
+def benchmark(
+    loaded: LoadedModel,
+    tasks: Iterable[str],
+    mask: Mask,
+    *,
+    limit: int | None = None,
+    baseline: Benchmark | None = None,
+    batch: int = BATCH,
+    progress: Progress = silent,
+) -> Benchmark:
+    """lm-eval's scores of the model under the mask, and of the untouched model on the same items.
+
+    Every metric that a task reports is there: `acc` and `acc_norm` (the share of items whose right
+    choice has the largest log-probability, in total and per character of the choice; in [0, 1],
+    higher is better) for multiple choice, each with lm-eval's standard error. A metric of a filter
+    is written `exact_match (strict-match)`. Nothing is ever answered from a cache.
+
+    Args:
+        loaded: the model.
+        tasks: specs, see `tasks.find`; `tasks.DEFAULT_TASKS` where nothing else is wanted.
+        mask: what is muted.
+        limit: the first so many items of each task; all of them if None.
+        baseline: the untouched model's result on these very items, where it is known already;
+            measured here otherwise.
+        batch: requests that go through the model at a time.
+        progress: told of the requests answered, of both turns where there are two; the partial
+            result after the first turn is a `Benchmark` whose baselines are NaN.
+
+    Raises:
+        TaskError: an unknown or malformed task, or a limit below 1; see also `tasks.find`.
+        ResultError: the baseline is of another model, of other items, or not of the empty mask.
+        MaskError: the mask does not fit the model.
+        OutOfMemory: names the levers.
+    """
+    started = time.perf_counter()
+    loaded.check(mask)
+    _check(limit, batch)
+    if baseline is not None:
+        _require_same_model(loaded, baseline, limit)
+    progress(0, 1, "starting lm-eval")  # importing it takes seconds
+    with quiet():
+        found = find(tasks, progress=progress)
+        known = baseline if len(mask) else None
+        turns = 2 if len(mask) and known is None else 1
+        run = partial(_turn, loaded, found, limit=limit, batch=batch, known=baseline)
+        here = run(mask, meter=Meter(progress, "the edited model", 0, turns))
+        report = partial(_result, loaded, mask, found, limit, started, here)
+        if known is not None:
+            return report({(row.task, row.metric): _own_score(row) for row in known.tasks})
+        if not len(mask):
+            return report(here)
+        meter = Meter(progress, "the untouched model", 1, turns, partial=report({}))
+        return report(run(loaded.empty(), meter=meter))
+
+
+def _check(limit: int | None, batch: int) -> None:
+    if limit is not None and limit < 1:
+        raise TaskError(f"cannot ask {limit} items: choose a limit of 1 or more, or none for all.")
+    if batch < 1:
+        raise TaskError(f"cannot ask {batch} requests at a time: choose a batch of 1 or more.")
+
+
+def _require_same_model(loaded: LoadedModel, baseline: Benchmark, limit: int | None) -> None:
+    if baseline.mask:
+        raise ResultError(
+            f"the baseline was measured with {baseline.mask} muted: give one of the empty mask."
+        )
+    here, there = loaded.provenance(), baseline.provenance
+    for name in ("source", "weights", "dtype"):
+        if getattr(here, name) != getattr(there, name):
+            raise ResultError(
+                f"the baseline is of another model ({name} {getattr(there, name)}, not "
+                f"{getattr(here, name)}): leave it out to have it measured anew."
+            )
+    if baseline.limit != limit:
+        raise ResultError(
+            f"the baseline has a limit of {baseline.limit} items, not {limit}: leave it out to "
+            "have it measured anew."
+        )
+
+
+def _require_same_items(found: Found, baseline: Benchmark) -> None:
+    versions = baseline.provenance.versions
+    there = {name: text for name, text in versions.items() if name.startswith(ITEMS)}
+    here = _item_versions(found)
+    if here != there:
+        other = sorted(name for name in here | there if here.get(name) != there.get(name))
+        raise ResultError(
+            f"the baseline is not of the same {', '.join(other)}: leave it out to have it measured "
+            "anew."
+        )
+
+
+def _item_versions(found: Found) -> dict[str, str]:
+    return {ITEMS + name: fingerprint(task) for name, task in found.tasks.items()}
+
+
+def _own_score(row: TaskScore) -> Score:
+    return Score(row.value, row.stderr, row.items)
+
+
+def _result(
+    loaded: LoadedModel,
+    mask: Mask,
+    found: Found,
+    limit: int | None,
+    started: float,
+    here: dict[Key, Score],
+    untouched: dict[Key, Score],
+) -> Benchmark:
+    provenance = loaded.provenance(started=started)
+    lm_eval = {"lm_eval": importlib.metadata.version("lm_eval")}
+    versions = provenance.versions | lm_eval | _item_versions(found)
+    rows = []
+    for (task, metric), score in here.items():
+        base = untouched.get((task, metric), UNKNOWN)
+        rows.append(
+            TaskScore(task, metric, score.value, score.stderr, score.items, base.value, base.stderr)
+        )
+    return Benchmark(replace(provenance, versions=versions), str(mask), rows, limit)
+
+
+def _turn(
+    loaded: LoadedModel,
+    found: Found,
+    mask: Mask,
+    *,
+    limit: int | None,
+    batch: int,
+    known: Benchmark | None,
+    meter: Meter,
+) -> dict[Key, Score]:
+    """Ask everything of the model under one mask."""
+    from lm_eval.defaults import DEFAULT_OTHER_SEED
+    from lm_eval.evaluator import evaluate
+
+    for task in found.tasks.values():
+        if task.get_config("num_fewshot") is None:
+            task.set_config("num_fewshot", 0)
+        # Each turn anew, or the second would draw other examples and not ask the same.
+        task.set_fewshot_seed(DEFAULT_OTHER_SEED)
+
+    def built() -> int:
+        if known is not None:
+            _require_same_items(found, known)
+        return sum(len(task.instances) * task.config.repeats for task in found.tasks.values())
+
+    model = harness(loaded, batch, meter, built)
+    try:
+        with memory_levers(0), muted(loaded, mask):
+            results: Any = evaluate(
+                lm=model,
+                task_dict={"tasks": found.tasks, "groups": found.groups},
+                limit=limit,
+                bootstrap_iters=BOOTSTRAPS,
+                log_samples=False,
+            )
+    except OutOfMemory as error:
+        raise OutOfMemory(
+            f"out of memory with {batch} requests of up to {meter.longest} tokens at a time: use a "
+            "smaller batch, a task with shorter texts, or a smaller dtype (--dtype bf16)."
+        ) from error.__cause__
+    return _scores(results)
+
+
+def _scores(results: dict[str, Any]) -> dict[Key, Score]:
+    """lm-eval's table: `acc,none` beside `acc_stderr,none`, a filter's name after the comma."""
+    scores = {}
+    for task, row in results["results"].items():
+        for name, value in row.items():
+            metric, comma, chosen = name.partition(",")
+            if not comma or metric.endswith("_stderr") or not _is_number(value):
+                continue
+            stderr = row.get(f"{metric}_stderr,{chosen}")
+            label = metric if chosen == "none" else f"{metric} ({chosen})"
+            scores[task, label] = Score(
+                float(value),
+                float(stderr) if _is_number(stderr) else math.nan,
+                int(row.get("sample_len", 0)),
+            )
+    return scores
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)

@@ -1,0 +1,22 @@
+"""The command line that does what a form on the page does."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+from inspector.view.card import Card
+
+DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
+
+
+def command(name: str, card: Card, mask: str, **options: Any) -> str:
+    """`inspector NAME MODEL ...`; None, False and "" leave an option out, True makes it a flag."""
+    words = ["inspector", name, card.source, "--dtype", DTYPES.get(card.dtype, card.dtype)]
+    for option, value in {"mask": mask, **options}.items():
+        if value is None or value is False or value == "":
+            continue
+        words.append(f"--{option.replace('_', '-')}")
+        if value is not True:
+            words.append(f"{value:g}" if isinstance(value, float) else str(value))
+    return shlex.join(words)

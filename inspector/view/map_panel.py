@@ -1,0 +1,246 @@
+"""The layer map and what stands around it: the mask as text, undo, presets, colours, perplexity."""
+
+from __future__ import annotations
+
+import json
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from inspector.errors import InspectorError, MaskError
+from inspector.measure.corpus import DEFAULT_CHECK
+from inspector.measure.perplexity import perplexity
+from inspector.results import Perplexity
+from inspector.units import Mask, layers
+from inspector.view import outcomes
+from inspector.view.colours import COLOURS, chosen, map_value
+from inspector.view.commands import DTYPES
+from inspector.view.grid import LayerMap, read_toggle
+from inspector.view.session import Session
+from inspector.view.sidebar import Sidebar
+from inspector.view.tabs import similarity, sweep
+from inspector.view.wiring import Wiring
+
+LIVE_SAMPLES, LIVE_LENGTH = 4, 256
+MASK = ("map", "mask", "status")
+"""The sections to redraw after the mask was changed from outside the map."""
+
+
+def build(wiring: Wiring, sidebar: Sidebar) -> None:
+    """Build the panel into the page that is open, and wire it."""
+    bench = wiring.bench
+    with gr.Row(elem_id="map-head"):
+        with gr.Column(scale=3, min_width=280):
+            gr.Markdown(
+                "# Layer inspector\nClick a cell to switch a unit off. Arrow keys move, Space "
+                "toggles, Shift-click takes a range, a layer number its whole layer."
+            )
+        with gr.Column(scale=1, min_width=220):
+            live = gr.HTML(elem_id="live")
+    banner = gr.HTML(elem_id="banner")
+    with gr.Row(visible=False, elem_id="model-choice") as choice:
+        take = gr.Button("Use that model here", size="sm")
+        mine = gr.Button("Load mine again", size="sm")
+    layer_map = LayerMap(elem_id="map")
+    with gr.Row(elem_id="mask-tools", equal_height=True):
+        undo = gr.Button("Undo", size="sm", min_width=70, elem_id="undo")
+        redo = gr.Button("Redo", size="sm", min_width=70, elem_id="redo")
+        reset = gr.Button("All on", size="sm", min_width=70, elem_id="reset")
+        colour = gr.Dropdown(
+            list(COLOURS), label="Colour by", scale=2, min_width=200, elem_id="colour"
+        )
+        refresh = gr.Button("Measure again", size="sm", min_width=110, elem_id="refresh")
+    with gr.Row(elem_id="mask-row", equal_height=True):
+        text = gr.Textbox(
+            label="Mask",
+            info="What is off, as text: 5.attn, 17 (both), 21-28.attn. Paste one and press Enter",
+            buttons=["copy"],
+            scale=3,
+            min_width=240,
+            elem_id="mask-text",
+        )
+        count = gr.Number(
+            4, label="Layers", precision=0, minimum=1, min_width=80, scale=0, elem_id="preset-n"
+        )
+        last = gr.Button("Mute the last n", size="sm", min_width=120, elem_id="preset-last")
+        best = gr.Button("Mute the best window", size="sm", min_width=150, elem_id="preset-best")
+
+    wiring.section("map", [layer_map, colour], _draw_map)
+    wiring.section("mask", [text, undo, redo, live], lambda s: _draw_mask(s, wiring))
+    wiring.section("model", [banner, choice], lambda s: _draw_banner(s, wiring))
+
+    def set_text(session: Session, written: str) -> None:
+        card = session.require_card()
+        session.set_mask(_read(written, card.depth))
+
+    def toggled(session: Session, event: gr.EventData) -> None:
+        card = session.require_card()
+        toggle = read_toggle(event, before=session.require_mask(), disabled=card.problems)
+        session.set_mask(toggle.mask)
+        session.news("map")  # the browser has painted it already
+
+    def undo_it(session: Session) -> None:
+        session.undo()
+
+    def redo_it(session: Session) -> None:
+        session.redo()
+
+    def clear(session: Session) -> None:
+        session.set_mask(Mask(session.require_card().depth))
+
+    def last_n(session: Session, n: float | None) -> None:
+        depth = session.require_card().depth
+        first = depth - _layers(n, depth)
+        _mute_layers(session, first, depth - 1)
+
+    def best_n(session: Session, n: float | None) -> None:
+        depth = session.require_card().depth
+        if session.similarity is None:
+            raise InspectorError("the best window comes from the similarity: measure that first.")
+        number = _layers(n, depth)
+        start, _ = session.similarity.windows()[number]
+        _mute_layers(session, start, start + number - 1)
+
+    def recolour(session: Session, name: str) -> None:
+        session.colour = name
+        session.touch("map")
+        if name in COLOURS and COLOURS[name].of(session) is None:
+            raise InspectorError(f"{name} has not been measured yet: press Measure again.")
+
+    def again(session: Session, *text: Any) -> None:
+        wanted = COLOURS.get(session.colour) or chosen(session)
+        if wanted.refresh == "similarity":
+            similarity.start(wiring, session, *text)
+        elif wanted.refresh == "sweep":
+            metric = session.scores.metric if session.scores else "nll"
+            sweep.start(wiring, session, metric, *text)
+        else:
+            raise InspectorError(f"{wanted.name} needs no measuring.")
+
+    def take_that(session: Session) -> None:
+        if bench.card is not None:
+            session.attach(bench.card, bench.generation)
+
+    def load_mine(session: Session) -> None:
+        card = session.require_card()
+        bench.load(session, card.source, "auto", DTYPES.get(card.dtype, "auto"))
+
+    wiring.on(
+        layer_map.toggle,
+        toggled,
+        redraw=["mask"],
+        with_event=True,
+        trigger_mode="always_last",
+    )
+    wiring.on(text.submit, set_text, [text], redraw=MASK)
+    for event, action in (
+        (undo.click, undo_it),
+        (redo.click, redo_it),
+        (reset.click, clear),
+        (layer_map.undo, undo_it),
+        (layer_map.redo, redo_it),
+    ):
+        wiring.on(event, action, redraw=MASK)
+    wiring.on(last.click, last_n, [count], redraw=MASK)
+    wiring.on(best.click, best_n, [count], redraw=MASK)
+    wiring.on(colour.input, recolour, [colour], redraw=["map"], keep=[colour])
+    wiring.on(take.click, take_that)
+    wiring.on(mine.click, load_mine, redraw=["status"])
+    wiring.on(refresh.click, again, sidebar.text, redraw=["status"])
+
+
+def _read(written: str, depth: int) -> Mask:
+    """A mask from text or from its JSON."""
+    written = (written or "").strip()
+    if written.startswith("{"):
+        try:
+            return Mask.from_json(json.loads(written), depth)
+        except ValueError as error:
+            raise MaskError(f"this is not the JSON of a mask: {error}.") from error
+    return Mask.parse(written, depth)
+
+
+def _layers(n: float | None, depth: int) -> int:
+    if n is None or not 1 <= n <= depth:
+        raise InspectorError(f"choose 1 to {depth} layers.")
+    return int(n)
+
+
+def _mute_layers(session: Session, first: int, last: int) -> None:
+    """Mute what can be muted of these layers, on top of the mask."""
+    card = session.require_card()
+    units = [unit for unit in layers(first, last) if str(unit) not in card.problems]
+    session.set_mask(session.require_mask().mute(units))
+
+
+def _draw_map(session: Session) -> list[Any]:
+    return [map_value(session), session.colour or chosen(session).name]
+
+
+def _draw_mask(session: Session, wiring: Wiring) -> list[Any]:
+    return [
+        str(session.mask) if session.mask is not None else "",
+        gr.update(interactive=bool(session.done)),
+        gr.update(interactive=bool(session.undone)),
+        _live_html(session, wiring),
+    ]
+
+
+def _draw_banner(session: Session, wiring: Wiring) -> list[Any]:
+    there = wiring.bench.card
+    if there is None or session.generation in (0, wiring.bench.generation):
+        return ["", gr.update(visible=False)]
+    words = (
+        f'<p class="banner" role="status">Another page has loaded <strong>{escape(there.source)}'
+        f"</strong> ({escape(there.dtype)}). This page still shows its own model, which is no "
+        "longer in memory.</p>"
+    )
+    return [words, gr.update(visible=True)]
+
+
+def _live_html(session: Session, wiring: Wiring) -> str:
+    """The perplexity of the present mask, kept up to date after every change."""
+    found = session.live.get("result")
+    job = session.jobs.get("live")
+    if session.generation == 0 or session.card is None:
+        return _card("Perplexity", "–", "load the model to see what each change costs")
+    if job is not None and job.active:
+        return _card("Perplexity", "…", "measuring what this change costs")
+    if not isinstance(found, Perplexity) or found.mask != str(session.require_mask()):
+        words = session.errors.get("live") or "not measured for this mask"
+        return _card("Perplexity", "–", words)
+    base = found.baseline["perplexity"]
+    change = 100 * (found.perplexity / base - 1)
+    made = found.provenance.corpus
+    words = f"untouched {base:.2f} ({change:+.1f} %) · {made['name']}, " + (
+        f"{made['windows']} x {found.length} tokens"
+    )
+    return _card("Perplexity", f"{found.perplexity:.2f}", words)
+
+
+def _card(label: str, value: str, words: str) -> str:
+    return (
+        f'<div class="card"><div class="card-label">{escape(label)}</div>'
+        f'<div class="card-value">{escape(value)}</div>'
+        f'<div class="card-words">{escape(words)}</div></div>'
+    )
+
+
+def check_live(wiring: Wiring, session: Session) -> None:
+    """Measure the present mask's perplexity in the background; a newer change replaces it."""
+    bench = wiring.bench
+    if session.generation == 0 or session.generation != bench.generation:
+        return
+    mask = session.require_mask()
+    if session.live.get("wanted") == (session.generation, str(mask)):
+        return
+    session.live["wanted"] = (session.generation, str(mask))
+
+    def work(loaded: Any, progress: Any) -> Perplexity:
+        length = min(LIVE_LENGTH, loaded.max_length or LIVE_LENGTH)
+        windows = bench.windows(loaded, DEFAULT_CHECK, length=length, samples=LIVE_SAMPLES)
+        known = session.baselines.get(outcomes.text_key(windows.about))
+        return perplexity(loaded, windows, mask, baseline=known, progress=progress)
+
+    bench.run(session, "live", "Perplexity of this mask", work)

@@ -1,0 +1,51 @@
+"""What a finished check leaves on the page: a row of the history, and the live perplexity."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from inspector.results import Benchmark, Generation, Perplexity
+from inspector.units import Mask
+from inspector.view.session import Session
+
+COLUMNS = ("mask", "units off", "parameters", "KV bytes / token", "check", "value", "untouched")
+
+
+def note(session: Session, kind: str, result: Any) -> None:
+    """Take a finished check into the history; other results leave it alone."""
+    if kind == "live" and isinstance(result, Perplexity):
+        session.live["result"] = result
+        session.baselines[text_key(result.provenance.corpus)] = result.baseline
+        session.touch("mask")
+    elif isinstance(result, Perplexity):
+        session.baselines[text_key(result.provenance.corpus)] = result.baseline
+        text = f"perplexity, {_cut(result)}"
+        _row(session, result.mask, text, result.perplexity, result.baseline["perplexity"])
+    elif isinstance(result, Benchmark):
+        for score in result.tasks:
+            text = f"{score.task}, {score.metric}, {score.items} items"
+            _row(session, result.mask, text, score.value, score.baseline)
+    elif isinstance(result, Generation):
+        first = " ".join(result.text.split())[:60]
+        tokens, untouched = float(result.tokens), float(result.baseline_tokens)
+        _row(session, result.mask, f"tokens written: “{first}…”", tokens, untouched)
+
+
+def text_key(about: dict[str, Any]) -> str:
+    """A text and how it was cut: what the untouched model's perplexity may be reused for."""
+    return repr(sorted(about.items()))
+
+
+def _cut(result: Perplexity) -> str:
+    made = result.provenance.corpus
+    return f"{made.get('name')}, {made.get('windows')} x {result.length}, stride {result.stride}"
+
+
+def _row(session: Session, mask: str, check: str, value: float, untouched: float) -> None:
+    card = session.require_card()
+    off = Mask.parse(mask, card.depth)
+    parameters = card.parameters - sum(card.units[str(unit)][0] for unit in off)
+    kv = card.kv_bytes - sum(card.units[str(unit)][1] for unit in off)
+    row = [mask or "nothing", len(off), parameters, kv, check, value, untouched]
+    session.history.insert(0, dict(zip(COLUMNS, row, strict=True)))
+    session.touch("check")

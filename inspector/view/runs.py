@@ -1,0 +1,75 @@
+"""Saved runs: results as JSON files in one folder, and the runs recorded for a first visit."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+from inspector.assets import asset
+from inspector.errors import InspectorError, ResultError
+from inspector.results import Result, load, save
+from inspector.view.card import Card
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+RECORDED = ("similarity", "sweep", "pruning")
+
+
+def folder() -> Path:
+    """Where runs are kept: INSPECTOR_RUNS, or a folder in the user's cache; made if missing.
+
+    Raises:
+        InspectorError: it cannot be made.
+    """
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    path = Path(os.environ.get("INSPECTOR_RUNS") or Path(cache) / "layer-inspector" / "runs")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InspectorError(f"the run folder cannot be made ({error.strerror}).") from error
+    return path
+
+
+def keep(result: Result) -> str:
+    """Save a result under a name made of its time, kind and model; the name."""
+    made = result.provenance
+    stamp = made.created.replace(":", "").replace("+0000", "").replace("-", "")
+    what = getattr(result, "method", result.kind)
+    name = _UNSAFE.sub("-", f"{stamp}-{what}-{made.source.rpartition('/')[2]}").strip("-.")
+    path, number = folder() / f"{name}.json", 1
+    while path.exists():
+        number += 1
+        path = folder() / f"{name}-{number}.json"
+    save(result, path)
+    return path.stem
+
+
+def names() -> list[str]:
+    """The saved runs, the newest first."""
+    return sorted((path.stem for path in folder().glob("*.json")), reverse=True)
+
+
+def open_run(name: str) -> Result:
+    """A saved run by its name; never a path.
+
+    Raises:
+        ResultError: there is none of that name, or it is damaged.
+    """
+    if name not in names():
+        raise ResultError(f"there is no saved run {name!r}: pick one from the list.")
+    return load(folder() / f"{name}.json")
+
+
+def recorded() -> tuple[Card, dict[str, Result]]:
+    """The run that fills the page before anything is loaded: the model's card and its results.
+
+    Raises:
+        ResultError: a file of it is missing or damaged.
+    """
+    try:
+        text = asset("recorded/model.json").read_text(encoding="utf-8")
+        card = Card.from_json(json.loads(text))
+    except (OSError, ValueError) as error:
+        raise ResultError(f"the recorded run cannot be read: {error}.") from error
+    return card, {name: load(asset(f"recorded/{name}.json")) for name in RECORDED}

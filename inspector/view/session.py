@@ -1,0 +1,131 @@
+"""What one open page holds: its mask and its way back, its results, its jobs."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import Any
+
+from inspector.errors import InspectorError
+from inspector.jobs import Job
+from inspector.results import Generation, Result, Scores, Similarity, Trajectory
+from inspector.units import Mask
+from inspector.view.card import Card
+
+UNDO = 200
+SECTIONS = ("map", "mask", "model", "similarity", "sweep", "pruning", "check", "runs")
+"""The parts of the page that are redrawn when something in them has changed."""
+
+
+@dataclass
+class Session:
+    """One browser page. Every change is a method here and marks the sections it touches."""
+
+    id: str
+    card: Card | None = None
+    generation: int = 0  # which load of the server's this page is on; 0 is none
+    mask: Mask | None = None
+    undone: list[Mask] = field(default_factory=list)
+    done: list[Mask] = field(default_factory=list)
+    colour: str = ""
+    results: dict[str, Result] = field(default_factory=dict)
+    step: int | None = None
+    history: list[dict[str, Any]] = field(default_factory=list)
+    live: dict[str, Any] = field(default_factory=dict)
+    baselines: dict[str, dict[str, float]] = field(default_factory=dict)
+    jobs: dict[str, Job] = field(default_factory=dict)
+    taken: dict[int, int] = field(default_factory=dict)  # job id to the version last looked at
+    errors: dict[str, str] = field(default_factory=dict)
+    own_runs: list[str] = field(default_factory=list)
+    changed: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SECTIONS, 1))
+    shown: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SECTIONS, 0))
+    last_status: tuple[str, bool] | None = None
+    server: int = 0  # the server's load that this page has last been told of
+    lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def touch(self, *sections: str) -> None:
+        """Mark sections as in need of redrawing."""
+        for section in sections:
+            self.changed[section] += 1
+
+    def news(self, section: str) -> bool:
+        """Whether a section has changed since it was last asked; asking takes note."""
+        fresh = self.changed[section] != self.shown[section]
+        self.shown[section] = self.changed[section]
+        return fresh
+
+    def require_card(self) -> Card:
+        """The model's card.
+
+        Raises:
+            InspectorError: no model is on the page.
+        """
+        if self.card is None:
+            raise InspectorError("no model is loaded yet: press Load model first.")
+        return self.card
+
+    def require_mask(self) -> Mask:
+        """The mask; empty at first."""
+        card = self.require_card()
+        return self.mask if self.mask is not None else Mask(card.depth)
+
+    def set_mask(self, mask: Mask) -> None:
+        """Change the mask; the one before can be had back with `undo`."""
+        mask = self.require_card().check(mask)
+        before = self.require_mask()
+        if mask != before:
+            self.done = [*self.done, before][-UNDO:]
+            self.undone = []
+            self.mask = mask
+        self.touch("mask", "map")
+
+    def undo(self) -> None:
+        """The mask before the last change; nothing where there is none."""
+        self._move(self.done, self.undone)
+
+    def redo(self) -> None:
+        """The mask that was last undone; nothing where there is none."""
+        self._move(self.undone, self.done)
+
+    def _move(self, back: list[Mask], forth: list[Mask]) -> None:
+        if back:
+            forth.append(self.require_mask())
+            self.mask = back.pop()
+        self.touch("mask", "map")
+
+    def attach(self, card: Card, generation: int) -> None:
+        """Put a model on the page; the mask stays where the depth allows."""
+        same = card.same_model(self.card)
+        keeps = self.mask is not None and self.mask.depth == card.depth
+        if not keeps or not all(str(unit) not in card.problems for unit in self.mask or ()):
+            self.mask, self.done, self.undone = Mask(card.depth), [], []
+        if not same:
+            self.results, self.step, self.live, self.history = {}, None, {}, []
+        self.baselines = {}
+        self.card, self.generation = card, generation
+        self.errors = {}
+        self.touch(*SECTIONS)
+
+    @property
+    def similarity(self) -> Similarity | None:
+        """The similarity on the page."""
+        found = self.results.get("similarity")
+        return found if isinstance(found, Similarity) else None
+
+    @property
+    def scores(self) -> Scores | None:
+        """The sweep on the page."""
+        found = self.results.get("sweep")
+        return found if isinstance(found, Scores) else None
+
+    @property
+    def trajectory(self) -> Trajectory | None:
+        """The pruning run on the page."""
+        found = self.results.get("pruning")
+        return found if isinstance(found, Trajectory) else None
+
+    @property
+    def generated(self) -> Generation | None:
+        """The last generation."""
+        found = self.results.get("generation")
+        return found if isinstance(found, Generation) else None

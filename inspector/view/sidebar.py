@@ -1,0 +1,156 @@
+"""The sidebar: which model, where, how precisely, how large; and the text to measure on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from inspector.errors import InspectorError
+from inspector.measure.corpus import (
+    CHECK_LENGTH,
+    CHECK_SAMPLES,
+    DEFAULT_CHECK,
+    DEFAULT_LENGTH,
+    DEFAULT_SAMPLES,
+    DEFAULT_SEARCH,
+    specs,
+)
+from inspector.model.loading import DEVICES, DTYPES, size_of
+from inspector.model.sources import BUNDLED, bundled_file, cached_models
+from inspector.view.session import Session
+from inspector.view.wiring import Wiring
+
+
+@dataclass(frozen=True)
+class Sidebar:
+    """What other parts of the page read: components, and the function that fills `size`."""
+
+    where: list[Any]
+    size: Any
+    sized: Callable[..., str]
+    now: Any
+    corpus: Any
+    samples: Any
+    length: Any
+    seed: Any
+    check_corpus: Any
+    check_samples: Any
+    check_length: Any
+
+    @property
+    def text(self) -> list[Any]:
+        """The text to search on: corpus, samples, length, seed."""
+        return [self.corpus, self.samples, self.length, self.seed]
+
+    @property
+    def check(self) -> list[Any]:
+        """The text to check on: corpus, samples, length."""
+        return [self.check_corpus, self.check_samples, self.check_length]
+
+
+def build(wiring: Wiring) -> Sidebar:
+    """Build the sidebar into the page that is open, and wire it."""
+    bench = wiring.bench
+    gr.Markdown("## Model")
+    known = [BUNDLED] if bundled_file() else []
+    found = [*known, *cached_models(), "tiny:llama", "tiny:gemma2"]
+    source = gr.Dropdown(
+        found,
+        value=found[0],
+        allow_custom_value=True,
+        label="Model",
+        info="The bundled SmolLM2-135M, a hub id, a folder, a .gguf file, or tiny:llama",
+        elem_id="source",
+    )
+    with gr.Row():
+        device = gr.Dropdown(list(DEVICES), value="auto", label="Device", min_width=90)
+        dtype = gr.Dropdown(["auto", *DTYPES], value="auto", label="Precision", min_width=90)
+    size = gr.HTML(elem_id="size")
+    load = gr.Button("Load model", variant="primary", elem_id="load")
+    now = gr.HTML(elem_id="model-now")
+    search, check = specs(), specs()
+    with gr.Accordion("Text to measure on", open=False, elem_id="text-search"):
+        corpus = gr.Dropdown(
+            search,
+            value=DEFAULT_SEARCH,
+            allow_custom_value=True,
+            label="Text",
+            info="For similarity, what next and pruning. file:PATH reads your own .txt or .jsonl",
+        )
+        with gr.Row():
+            samples = gr.Number(
+                DEFAULT_SAMPLES, label="Windows", precision=0, minimum=1, min_width=80
+            )
+            length = gr.Number(
+                DEFAULT_LENGTH, label="Tokens each", precision=0, minimum=2, min_width=80
+            )
+        seed = gr.Number(
+            None, label="Seed", info="Empty: the first windows", precision=0, minimum=0
+        )
+    with gr.Accordion("Text to check on", open=False, elem_id="text-check"):
+        check_corpus = gr.Dropdown(
+            check,
+            value=DEFAULT_CHECK,
+            allow_custom_value=True,
+            label="Text",
+            info="For perplexity: choose one that no search has used",
+        )
+        with gr.Row():
+            check_samples = gr.Number(
+                CHECK_SAMPLES, label="Windows", precision=0, minimum=1, min_width=80
+            )
+            check_length = gr.Number(
+                CHECK_LENGTH, label="Tokens each", precision=0, minimum=2, min_width=80
+            )
+
+    wiring.section("model", [now], lambda session: [_now(session)])
+
+    def sized(request: gr.Request, text: str, where: str, kind: str) -> str:
+        """The size from the config alone, before any weights are read."""
+        try:
+            bench.source(text or "")
+            found = size_of(text, device=where, dtype=kind, freed=bench.loaded)
+        except InspectorError as error:
+            return f'<p class="note bad">{escape(str(error))}</p>'
+        return f'<p class="note{"" if found.fits else " bad"}">{escape(str(found))}</p>'
+
+    where = [source, device, dtype]
+    for each in where:
+        each.change(sized, where, size, show_progress="hidden", trigger_mode="always_last")
+
+    def start(session: Session, text: str, place: str, kind: str) -> None:
+        bench.load(session, text or "", place, kind)
+
+    wiring.on(load.click, start, where, redraw=["status"])
+    return Sidebar(
+        where,
+        size,
+        sized,
+        now,
+        corpus,
+        samples,
+        length,
+        seed,
+        check_corpus,
+        check_samples,
+        check_length,
+    )
+
+
+def _now(session: Session) -> str:
+    card = session.card
+    if card is None:
+        return '<p class="note">No model is loaded.</p>'
+    if session.generation == 0:
+        return (
+            '<p class="note">On the page: a <strong>recorded</strong> run of '
+            f"{escape(card.source)} ({escape(card.dtype)}). Load a model to measure anew.</p>"
+        )
+    return (
+        f'<p class="note">In memory: <strong>{escape(card.source)}</strong>, '
+        f"{escape(card.weights)}, {escape(card.dtype)} on {escape(card.device)}.</p>"
+    )

@@ -1,0 +1,154 @@
+"""The Check tab: what the edit costs, each figure beside the untouched model's, and a history."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from inspector.errors import InspectorError, TaskError
+from inspector.measure.benchmark import benchmark
+from inspector.measure.generation import generate
+from inspector.measure.perplexity import perplexity
+from inspector.results import Benchmark, Perplexity
+from inspector.view import figures, outcomes
+from inspector.view.commands import command
+from inspector.view.plot import Plot
+from inspector.view.session import Session
+from inspector.view.sidebar import Sidebar
+from inspector.view.tabs.similarity import options_of
+from inspector.view.texts import cut, whole
+from inspector.view.wiring import Wiring
+
+PROMPT = "The three most important things to know about volcanoes are"
+HEADERS: list[str] = list(outcomes.COLUMNS)
+
+
+def build(wiring: Wiring, sidebar: Sidebar) -> None:
+    """Build the tab into the page that is open, and wire it."""
+    with gr.Row():
+        with gr.Column(min_width=320):
+            _perplexity(wiring, sidebar)
+        with gr.Column(min_width=320):
+            _benchmark(wiring)
+    _generation(wiring)
+    gr.Markdown("### What was tried")
+    history = gr.Dataframe(
+        headers=HEADERS,
+        interactive=False,
+        wrap=True,
+        show_label=False,
+        elem_id="history",
+        buttons=["copy", "fullscreen"],
+    )
+    wiring.section("check", [history], lambda s: [_history(s)])
+
+
+def _perplexity(wiring: Wiring, sidebar: Sidebar) -> None:
+    gr.Markdown("### Perplexity\nOn the text to check on (sidebar). Lower is better.")
+    with gr.Row(equal_height=True):
+        stride = gr.Number(
+            None, label="Stride", info="Empty: no overlap", precision=0, minimum=1, min_width=110
+        )
+        go = gr.Button("Measure perplexity", variant="primary", elem_id="perplexity-go")
+    plot = Plot(empty="Not measured yet.", elem_id="perplexity")
+
+    def draw(session: Session) -> list[Any]:
+        found = session.results.get("perplexity")
+        return [figures.perplexity(found) if isinstance(found, Perplexity) else None]
+
+    def start(session: Session, every: Any, *text: Any) -> None:
+        bench, card, mask = wiring.bench, session.require_card(), session.require_mask()
+        options = cut(bench, *text, stride=every or None)
+
+        def work(loaded: Any, progress: Any) -> Any:
+            windows = bench.windows(loaded, **options)
+            known = session.baselines.get(outcomes.text_key(windows.about))
+            return perplexity(loaded, windows, mask, baseline=known, progress=progress)
+
+        line = command("perplexity", card, str(mask), **options_of(options))
+        bench.run(session, "perplexity", "Perplexity", work, line)
+
+    wiring.section("check", [plot], draw)
+    wiring.on(go.click, start, [stride, *sidebar.check], redraw=["status"])
+
+
+def _benchmark(wiring: Wiring) -> None:
+    gr.Markdown("### Benchmark\nMultiple choice through lm-eval. Higher is better.")
+    with gr.Row(equal_height=True):
+        tasks = gr.Textbox(
+            "own",
+            label="Tasks",
+            info="own (offline), lm-eval names, or a .jsonl",
+            min_width=160,
+            elem_id="tasks",
+        )
+        limit = gr.Number(40, label="Items", precision=0, minimum=1, min_width=80)
+        go = gr.Button("Run benchmark", variant="primary", elem_id="benchmark-go")
+    plot = Plot(empty="Not run yet.", elem_id="benchmark")
+
+    def draw(session: Session) -> list[Any]:
+        found = session.results.get("benchmark")
+        return [figures.benchmark(found) if isinstance(found, Benchmark) else None]
+
+    def start(session: Session, written: str, most: float | None) -> None:
+        bench, card, mask = wiring.bench, session.require_card(), session.require_mask()
+        names = [name.strip() for name in (written or "").split(",") if name.strip()]
+        if not names:
+            raise TaskError("name a task: own, or a name that lm-eval knows.")
+        if bench.public and any("/" in name or "." in name for name in names):
+            raise TaskError("on this server tasks are chosen by name: own, or one of lm-eval's.")
+        items = None if not most else whole(most, "how many items", 1)
+
+        def work(loaded: Any, progress: Any) -> Any:
+            return benchmark(loaded, names, mask, limit=items, progress=progress)
+
+        line = command("bench", card, str(mask), tasks=",".join(names), limit=items)
+        bench.run(session, "benchmark", "Benchmark", work, line)
+
+    wiring.section("check", [plot], draw)
+    wiring.on(go.click, start, [tasks, limit], redraw=["status"])
+
+
+def _generation(wiring: Wiring) -> None:
+    gr.Markdown("### A few generated lines\nThe same prompt through both models, greedy.")
+    with gr.Row(equal_height=True):
+        prompt = gr.Textbox(
+            PROMPT, label="Prompt", lines=2, scale=3, min_width=260, elem_id="prompt"
+        )
+        tokens = gr.Number(48, label="Tokens", precision=0, minimum=1, min_width=80, scale=0)
+        chat = gr.Checkbox(False, label="Chat template", min_width=130, scale=0)
+        go = gr.Button("Generate", variant="primary", scale=0, elem_id="generate-go")
+    with gr.Row():
+        ours = gr.Textbox(
+            label="With this mask", lines=6, interactive=False, buttons=["copy"], min_width=260
+        )
+        theirs = gr.Textbox(
+            label="Untouched", lines=6, interactive=False, buttons=["copy"], min_width=260
+        )
+
+    def draw(session: Session) -> list[Any]:
+        found = session.generated
+        return ["", ""] if found is None else [found.text, found.baseline_text]
+
+    def start(session: Session, written: str, count: float | None, template: bool) -> None:
+        bench, card, mask = wiring.bench, session.require_card(), session.require_mask()
+        number = whole(count, "how many tokens", 1)
+        if not (written or "").strip():
+            raise InspectorError("write a prompt first.")
+
+        def work(loaded: Any, progress: Any) -> Any:
+            return generate(loaded, written, mask, tokens=number, chat=template, progress=progress)
+
+        line = command("generate", card, str(mask), prompt=written, tokens=number, chat=template)
+        bench.run(session, "generation", "Generation", work, line)
+
+    wiring.section("check", [ours, theirs], draw)
+    wiring.on(go.click, start, [prompt, tokens, chat], redraw=["status"])
+
+
+def _history(session: Session) -> list[list[Any]]:
+    return [
+        [f"{value:,.4g}" if isinstance(value, float) else value for value in row.values()]
+        for row in session.history
+    ]

@@ -1,0 +1,123 @@
+"""The Runs tab: open a saved run, download it, bring one along, repeat it on the command line."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from inspector.errors import InspectorError, ResultError
+from inspector.results import Result, from_json
+from inspector.view import runs
+from inspector.view.session import Session
+from inspector.view.wiring import Wiring
+
+RECORDED = "recorded: SmolLM2 pruned by FinerCut"
+TAB_OF = {"similarity": "similarity", "scores": "sweep", "trajectory": "pruning"}
+MAX_BYTES = 50_000_000
+
+
+def build(wiring: Wiring) -> None:
+    """Build the tab into the page that is open, and wire it."""
+    bench = wiring.bench
+    gr.Markdown(
+        "Every finished run is kept on this server. Opening one shows it in its tab; it does not "
+        "change the model."
+    )
+    with gr.Row(equal_height=True):
+        name = gr.Dropdown([RECORDED], value=RECORDED, label="Saved runs", scale=3, elem_id="run")
+        view = gr.Button("Open", variant="primary", scale=0, min_width=90, elem_id="run-open")
+        fetch = gr.Button("Prepare download", scale=0, min_width=150, elem_id="run-download")
+        upload = gr.UploadButton("Bring a run (.json)", file_types=[".json"], scale=0)
+    file = gr.File(label="Download", visible=False, elem_id="run-file")
+    about = gr.JSON(label="What made it", elem_id="run-about", visible=False)
+    line = gr.Textbox(
+        label="The command line that reproduces it",
+        buttons=["copy"],
+        interactive=False,
+        lines=2,
+        elem_id="run-command",
+    )
+
+    def draw(session: Session) -> list[Any]:
+        opened = session.results.get("opened")
+        made = opened.provenance if opened else None
+        facts = None
+        if made is not None and opened is not None:
+            facts = {"kind": opened.kind, "mask": opened.mask, **made.__dict__}
+        return [
+            gr.update(choices=[RECORDED, *bench.saved(session)]),
+            gr.update(value=facts, visible=facts is not None),
+            made.command if made else "",
+        ]
+
+    wiring.section("runs", [name, about, line], draw)
+    every = ["similarity", "sweep", "pruning", "check", "map", "runs"]
+
+    def open_it(session: Session, run: str | None) -> None:
+        show(wiring, session, find(wiring, session, run))
+
+    wiring.on(view.click, open_it, [name], redraw=every)
+
+    def prepare(request: gr.Request, run: str) -> Any:
+        try:
+            found = find(wiring, bench.session(request), run)
+        except InspectorError as error:
+            raise gr.Error(str(error), title="", print_exception=False) from error
+        stem = "recorded" if run == RECORDED else run
+        path = Path(tempfile.mkdtemp()) / f"{stem}.json"
+        path.write_text(found.dumps(), encoding="utf-8")
+        return gr.update(value=str(path), visible=True)
+
+    fetch.click(prepare, name, file, show_progress="hidden", api_visibility="private")
+    wiring.on(upload.upload, lambda s, path: show(wiring, s, read(path)), [upload], redraw=every)
+
+
+def find(wiring: Wiring, session: Session, name: str | None) -> Result:
+    """The run of that name, if this page may see it.
+
+    Raises:
+        ResultError: there is none.
+    """
+    if name == RECORDED:
+        return runs.recorded()[1]["pruning"]
+    if name not in wiring.bench.saved(session):
+        raise ResultError(f"there is no saved run {name!r}: pick one from the list.")
+    return runs.open_run(name)
+
+
+def read(path: str) -> Result:
+    """A result from an uploaded file.
+
+    Raises:
+        ResultError: too large, not JSON, or no result.
+    """
+    file = Path(path)
+    if file.stat().st_size > MAX_BYTES:
+        raise ResultError("this file is larger than 50 MB: it is no run of this program.")
+    try:
+        return from_json(json.loads(file.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise ResultError(f"this file is not a saved run: {error}.") from error
+
+
+def show(wiring: Wiring, session: Session, result: Result) -> None:
+    """Put a result into its tab.
+
+    Raises:
+        ResultError: it is for a model of another depth than the one on the page.
+    """
+    card = session.require_card()
+    if result.depth != card.depth:
+        raise ResultError(
+            f"this run is of a model with {result.depth} layers, the page shows one with "
+            f"{card.depth}: load {result.provenance.source} first."
+        )
+    session.results["opened"] = result
+    session.results[TAB_OF.get(result.kind, result.kind)] = result
+    if result.kind == "trajectory":
+        session.step = None
+    session.touch("similarity", "sweep", "pruning", "check", "map", "runs")

@@ -1,0 +1,151 @@
+"""Progress lines, tables and summaries: what they say, and that nothing in them steers a terminal."""
+
+from __future__ import annotations
+
+import io
+import math
+
+import pytest
+
+from inspector.cli.progress import CLEAR_LINE, Meter, describe, duration
+from inspector.cli.summaries import SUMMARIES, summary
+from inspector.cli.text import number, printable, table
+from inspector.results import KINDS, Benchmark, Generation, Perplexity, Provenance, TaskScore
+
+MADE = Provenance("tiny:llama", "random", "llama", "float32", "cpu", 4)
+
+
+class Clock:
+    """A clock that somebody sets."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_gets_one_updating_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    stream, clock = Terminal(), Clock()
+    meter = Meter(stream, clock=clock)
+    report = meter.phase("sweeping")
+    report(0, 4)
+    clock.now = 0.05
+    report(1, 4)  # too soon after the last one
+    clock.now = 2.0
+    report(2, 4, "measuring what each unit is worth")
+    meter.clear()
+    meter.clear()
+    assert stream.getvalue().split(CLEAR_LINE) == [
+        "",
+        "sweeping: 0 %",
+        "measuring what each unit is w",
+        "",
+    ]
+
+
+def test_a_file_gets_a_line_now_and_then() -> None:
+    stream, clock = io.StringIO(), Clock()
+    meter = Meter(stream, clock=clock)
+    report = meter.phase("pruning")
+    for second in range(31):
+        clock.now = float(second)
+        report(second, 60, partial=second)
+    meter.clear()
+    assert stream.getvalue().splitlines() == [
+        "pruning: 17 %, 50 s left",
+        "pruning: 33 %, 40 s left",
+        "pruning: 50 %, 30 s left",
+    ]
+    assert meter.partial == 30
+
+
+def test_a_new_phase_has_a_pace_of_its_own() -> None:
+    stream, clock = io.StringIO(), Clock()
+    meter = Meter(stream, clock=clock)
+    meter.phase("loading")(1, 2)
+    clock.now = 100.0
+    report = meter.phase("sweeping")
+    clock.now = 110.0
+    report(1, 2)
+    assert stream.getvalue() == "sweeping: 50 %, 10 s left\n"
+
+
+def test_progress_cannot_steer_a_terminal() -> None:
+    stream = Terminal()
+    Meter(stream).phase("reading \x1b[2Jfile\n")(1, 2)
+    assert stream.getvalue() == f"{CLEAR_LINE}reading �[2Jfile�: 50 %"
+
+
+def test_there_is_no_time_left_before_there_is_a_pace() -> None:
+    assert describe("x", 0, 10, 100.0) == "x: 0 %"
+    assert describe("x", 1, 10, 0.5) == "x: 10 %"
+    assert describe("x", 1, 0, 5.0) == "x: 0 %"
+    assert describe("x", 5, 10, 80.0) == "x: 50 %, 1 min 20 s left"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.2, "0 s"), (59.6, "1 min 0 s"), (80, "1 min 20 s"), (7500, "2 h 5 min")],
+)
+def test_durations(seconds: float, said: str) -> None:
+    assert duration(seconds) == said
+
+
+def test_columns_are_aligned() -> None:
+    assert table(["unit", "cost"], [["0.attn", "1"], ["11.ffn", "-2.5"]]) == (
+        "unit    cost\n0.attn     1\n11.ffn  -2.5"
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (math.nan, "-"),
+        (math.inf, "inf"),
+        (0.012345, "0.01235"),
+        (12345.6, "12,346"),
+        (-20000, "-20,000"),
+        (3e12, "3e+12"),
+    ],
+)
+def test_numbers(value: float, said: str) -> None:
+    assert number(value) == said
+
+
+def test_what_a_model_writes_cannot_steer_a_terminal() -> None:
+    text = "a\x1b]0;title\x07\x9b2J\r\nb\tc"
+    result = Generation(MADE, "", "say", text, "", 3, 0)
+    shown = summary(result)
+    assert not {each for each in shown if ord(each) < 32} - {"\n", "\t"}
+    assert "\x9b" not in shown
+    assert "�\nb\tc" in shown
+    assert printable(text, lines=False).count("\n") == 0
+
+
+def test_every_kind_of_result_has_a_summary() -> None:
+    assert set(SUMMARIES) == set(KINDS.values())
+
+
+def test_a_benchmark_stands_beside_its_baseline() -> None:
+    rows = [
+        TaskScore("own", "acc", 0.75, 0.03, 204, 0.8, 0.028),
+        TaskScore("own", "f1", 0.5, math.nan, 204),
+    ]
+    out = summary(Benchmark(MADE, "1", rows, limit=9)).splitlines()
+    assert out[:2] == ["tiny:llama · random · float32", "muted: 1"]
+    assert "the first 9 items" in out[3]
+    assert out[-2].split() == ["own", "acc", *"0.750 ± 0.030 0.800 ± 0.028 204".split()]
+    assert out[-1].split() == ["own", "f1", "0.500", "-", "204"]
+
+
+def test_a_perplexity_that_overflows_is_said() -> None:
+    baseline = {"perplexity": 10.0, "nll": math.log(10), "tokens": 9}
+    out = summary(Perplexity(MADE, "0", math.inf, 800.0, 9, 10, 10, baseline))
+    assert "ratio: inf" in out
+    assert out.splitlines()[-4].split() == ["this", "mask", "inf", "800.0000", "9"]

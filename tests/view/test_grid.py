@@ -1,0 +1,122 @@
+"""The value of the layer map, and what is accepted from a browser."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+
+from inspector.errors import InspectorError, MaskError
+from inspector.units import Mask, Unit
+from inspector.view.grid import layer_map_value, measure, read_mask, read_toggle
+
+
+def test_the_value_is_json_and_says_what_is_muted():
+    mask = Mask.parse("1,2.ffn", 4)
+    value = layer_map_value(
+        mask,
+        scores={"0.attn": 0.5, "0.ffn": math.nan, "3.ffn": 2.0},
+        measure=measure("Cost", unit="nats", mask=mask),
+        disabled={"0.attn": "why"},
+        costs={"3.ffn": (10, 0)},
+        totals={"parameters": 100, "kv": 8, "bytes_per_parameter": 2},
+        details={"3.ffn": [("Heads", 9)]},
+        types=["a", "b", "a", "b"],
+    )
+    assert json.loads(json.dumps(value, allow_nan=False)) == value
+    assert value["muted"] == ["1.attn", "1.ffn", "2.ffn"]
+    assert value["scores"] == {"0.attn": 0.5, "0.ffn": None, "3.ffn": 2.0}
+    assert value["measure"]["range"] == [0.5, 2.0] and not value["measure"]["clipped"]
+    assert value["measure"]["mask"] == value["muted"]
+    assert value["details"] == {"3.ffn": [["Heads", "9"]]}
+    assert [row["kind"] for row in value["rows"]] == ["attn", "ffn"]
+
+
+def test_a_bare_value_has_no_colours():
+    value = layer_map_value(Mask(2))
+    assert (value["measure"], value["totals"], value["types"]) == (None, None, ["", ""])
+
+
+@pytest.mark.parametrize("field", ["scores", "disabled", "costs", "details"])
+def test_units_of_another_model_are_refused(field: str):
+    wrong: dict[str, Any] = {"scores": 1.0, "disabled": "x", "costs": (1, 1), "details": []}
+    given: Any = {field: {"9.attn": wrong[field]}}
+    with pytest.raises(MaskError, match=r"9\.attn"):
+        layer_map_value(Mask(4), **given)
+
+
+def test_types_of_another_depth_are_refused():
+    with pytest.raises(MaskError, match="3 layer types"):
+        layer_map_value(Mask(4), types=["a"] * 3)
+
+
+def sent(**more: Any) -> dict[str, Any]:
+    return {"units": ["1.ffn"], "muted": True, "mask": ["0.attn", "1.ffn"], **more}
+
+
+def test_a_toggle_is_read():
+    toggle = read_toggle(sent(), before=Mask(4))
+    assert toggle.units == [Unit(1, "ffn")] and toggle.muted
+    assert str(toggle.mask) == "0.attn,1.ffn"
+    back = read_toggle(sent(muted=False, mask=[]), before=Mask.parse("1.ffn", 4))
+    assert not back.mask.muted
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {},
+        [],
+        "x",
+        sent(muted="yes"),
+        sent(units="1.ffn"),
+        sent(units=[1]),
+        sent(mask=None),
+        sent(units=["4.attn"]),
+        sent(units=["1"]),
+        sent(units=["0-3.ffn"]),
+        sent(units=["<b>"]),
+        sent(mask=["1.ffn", "7.ffn"]),
+        sent(mask=["0.attn"]),
+        sent(muted=False),
+    ],
+    ids=repr,
+)
+def test_whatever_else_a_browser_sends_is_refused(data: Any):
+    with pytest.raises(InspectorError):
+        read_toggle(data, before=Mask(4))
+
+
+def test_a_disabled_unit_does_not_change_by_any_way():
+    with pytest.raises(InspectorError, match=r"1\.ffn"):
+        read_toggle(sent(), before=Mask(4), disabled={"1.ffn": "why"})
+    with pytest.raises(InspectorError, match=r"0\.attn"):  # only in the mask, not in the units
+        read_toggle(sent(), before=Mask(4), disabled=["0.attn"])
+    held = Mask.parse("0.attn", 4)  # off before it was disabled: stays off, others may change
+    assert len(read_toggle(sent(), before=held, disabled=["0.attn"]).mask) == 2
+
+
+def test_the_mask_is_read_from_the_value():
+    value = layer_map_value(Mask.parse("1,2.ffn", 4))
+    assert read_mask(value, before=Mask(4)) == Mask.parse("1,2.ffn", 4)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        [],
+        {},
+        {"depth": 4},
+        {"depth": 5, "muted": []},
+        {"depth": 4, "muted": "1.ffn"},
+        {"depth": 4, "muted": ["9.ffn"]},
+        {"depth": 4, "muted": ["0.attn"]},
+    ],
+    ids=repr,
+)
+def test_a_value_that_cannot_be_is_refused(value: Any):
+    with pytest.raises(InspectorError):
+        read_mask(value, before=Mask(4), disabled=["0.attn"])
