@@ -1,4 +1,4 @@
-.PHONY: check format-check lint types test format bench serve requirements
+.PHONY: check format-check lint types test format bench serve requirements readme
 
 # The definition of passing; .ci/run calls it too.
 check: format-check lint types test
@@ -23,7 +23,7 @@ format:
 	uv run ruff check --fix
 
 bench:
-	@set -e; for script in tests/bench/bench_*.py; do echo "== $$script"; uv run python "$$script"; done
+	@set -e; for script in tests/bench/*.py; do echo "== $$script"; uv run python "$$script"; done
 
 serve:
 	uv run inspector serve
@@ -32,3 +32,7 @@ serve:
 requirements:
 	uv run python tests/write_requirements.py > requirements.txt.new
 	mv requirements.txt.new requirements.txt
+
+# The parts of the README that are made from the code.
+readme:
+	uv run python tests/write_readme.py

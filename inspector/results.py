@@ -47,6 +47,10 @@ class Provenance:
     seconds: float = math.nan
     versions: dict[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Read null as NaN."""
+        object.__setattr__(self, "seconds", _number(self.seconds))
+
     @property
     def about(self) -> str:
         """One line for a figure: model, weights, dtype, and the text that was used."""

@@ -18,7 +18,7 @@ from inspector.view.card import Card
 from inspector.view.commands import command
 
 FOLDER = Path(__file__).resolve().parent.parent / "assets" / "recorded"
-SAMPLES, LENGTH, STEPS = 4, 256, 20
+SAMPLES, LENGTH, STEPS = 4, 256, 16
 
 
 def main() -> None:

@@ -179,8 +179,7 @@ COMMANDS: tuple[Command, ...] = (
                 "--until-perplexity",
                 metavar="X",
                 type=float,
-                help="stop after the first step whose perplexity is above X; alone or beside "
-                "--remove",
+                help="stop once the perplexity is above X; alone or beside --remove",
             ),
             _argument(
                 "--metric",

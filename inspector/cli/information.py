@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from inspector.cli.inputs import hush, loaded_model
-from inspector.cli.output import emit_plain
+from inspector.cli.output import emit_plain, warn_if_bare
 from inspector.cli.text import printable, table
 from inspector.errors import MaskError
 from inspector.units import Mask
@@ -25,6 +25,7 @@ def info(args: argparse.Namespace, meter: Meter) -> None:
         return
     loaded, mask = loaded_model(args, meter)
     emit_plain(facts(loaded, mask), described(loaded, mask), args)
+    warn_if_bare(mask)
 
 
 def size_only(args: argparse.Namespace) -> None:

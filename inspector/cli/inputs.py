@@ -8,7 +8,6 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inspector.cli.output import note
 from inspector.errors import MaskError
 from inspector.units import Mask
 
@@ -31,10 +30,7 @@ def loaded_model(args: argparse.Namespace, meter: Meter) -> tuple[LoadedModel, M
     progress = meter.phase(f"loading {args.model}")
     loaded = load(args.model, device=args.device, dtype=args.dtype, progress=progress)
     meter.clear()
-    mask = loaded.check(read_mask(args.mask, loaded.depth))
-    if len(mask) == len(loaded.units):
-        note("warning: every unit is muted, which leaves the head on the embedding.")
-    return loaded, mask
+    return loaded, loaded.check(read_mask(args.mask, loaded.depth))
 
 
 def read_mask(text: str, depth: int) -> Mask:

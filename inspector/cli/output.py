@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inspector.errors import ResultError
+from inspector.units import KINDS, Mask
 
 if TYPE_CHECKING:
     from inspector.results import Result
@@ -29,6 +30,7 @@ def emit(result: Result, args: argparse.Namespace, **options: Any) -> None:
     if args.output:
         save(result, args.output)
     print(result.dumps() if args.json else summary(result, **options))
+    warn_if_bare(Mask.parse(result.mask, result.depth))
     _written(args)
 
 
@@ -95,6 +97,12 @@ def write(path: str, text: str) -> None:
         temporary.replace(path)
     except OSError as error:
         raise ResultError(f"cannot write {path}: {error.strerror}.") from error
+
+
+def warn_if_bare(mask: Mask) -> None:
+    """Say that a mask leaves no unit on: that is allowed, and seldom meant."""
+    if len(mask) == mask.depth * len(KINDS):
+        note("warning: every unit is muted, which leaves the head on the embedding.")
 
 
 def note(sentence: str) -> None:

@@ -29,6 +29,8 @@ BROKEN = "\N{REPLACEMENT CHARACTER}"
 Written = tuple[str, int]
 """A text, and how many tokens it took, end-of-text excluded."""
 
+NOTHING: Written = ("", 0)
+
 
 def generate(
     loaded: LoadedModel,
@@ -69,27 +71,32 @@ def generate(
     inputs = _inputs(loaded, prompt, chat)
     _require_room(loaded, inputs["input_ids"].shape[1], tokens)
     begun = Generation(loaded.provenance(), str(mask), prompt, "", "", 0, 0)
+    both = baseline and not len(mask)  # one text for the two
     turns = 2 if baseline and len(mask) else 1
 
-    def result(here: Written, untouched: Written) -> Generation:
-        provenance = replace(begun.provenance, seconds=time.perf_counter() - started)
-        return Generation(
-            provenance, begun.mask, prompt, here[0], untouched[0], here[1], untouched[1]
+    def result(here: Written, untouched: Written = NOTHING) -> Generation:
+        now = replace(begun.provenance, seconds=time.perf_counter() - started)
+        untouched = here if both else untouched
+        return replace(
+            begun,
+            provenance=now,
+            text=here[0],
+            tokens=here[1],
+            baseline_text=untouched[0],
+            baseline_tokens=untouched[1],
         )
 
-    def edited(done: int, partial: Written | None) -> None:
-        so_far = partial and result(partial, partial if _is_baseline else ("", 0))
-        progress(done, turns * tokens, "the edited model writes", so_far)
+    def edited(done: int, so_far: Written | None) -> None:
+        partial = result(so_far) if so_far else None
+        progress(done, turns * tokens, "the edited model writes", partial)
 
-    _is_baseline = baseline and not len(mask)
+    def untouched(done: int, so_far: Written | None) -> None:
+        partial = result(here, so_far) if so_far else None
+        progress(tokens + done, turns * tokens, "the untouched model writes", partial)
+
     here = _write(loaded, inputs, mask, tokens, edited)
     if turns == 1:
-        return result(here, here if _is_baseline else ("", 0))
-
-    def untouched(done: int, partial: Written | None) -> None:
-        so_far = partial and result(here, partial)
-        progress(tokens + done, turns * tokens, "the untouched model writes", so_far)
-
+        return result(here)
     return result(here, _write(loaded, inputs, loaded.empty(), tokens, untouched))
 
 
@@ -120,7 +127,7 @@ def _inputs(loaded: LoadedModel, prompt: str, chat: bool) -> dict[str, torch.Ten
                 "chat off."
             ) from error
     else:
-        inputs = tokenizer(prompt, return_tensors="pt")
+        inputs = tokenizer(prompt, return_tensors="pt", verbose=False)
     if not inputs["input_ids"].shape[1]:
         raise InspectorError(
             "the prompt has no token with this model's tokenizer: write something else."
@@ -158,7 +165,7 @@ def _write(
     try:
         with memory_levers(prompt + tokens), muted(loaded, mask), _settings(loaded, plain):
             model: Any = loaded.model
-            model.generate(**inputs, streamer=_Streamer(pen, token))
+            model.generate(**inputs, generation_config=plain, streamer=_Streamer(pen, token))
     except OutOfMemory as error:
         raise OutOfMemory(
             f"out of memory at a prompt of {prompt} tokens and {tokens} new ones, a batch of one: "
@@ -189,7 +196,7 @@ def _greedy(loaded: LoadedModel, tokens: int) -> GenerationConfig:
 def _settings(loaded: LoadedModel, settings: GenerationConfig) -> Iterator[None]:
     """Within the block, these are the model's own settings.
 
-    Passed as an argument they would be filled up from the model's own, among them penalties that
+    What is passed as an argument is filled up from the model's own, among them penalties that
     change what is greedy, and sampling flags that warn.
     """
     model: Any = loaded.model

@@ -36,8 +36,8 @@ class Metric:
 
     `sums` takes logits [n, t, V] in fp32 and what they are measured against: for `nll` the token
     ids [t] that they predict, else what `prepare` makes of the untouched model's logits [t, V] in
-    fp32. It gives [n] sums over the t tokens, in float64 on the CPU. `windowed` metrics take the square root of a window's
-    sum and average over windows; the others average over tokens.
+    fp32. It gives [n] sums over the t tokens, in float64 on the CPU. `windowed` metrics take the
+    square root of a window's sum and average over windows; the others average over tokens.
     """
 
     name: str

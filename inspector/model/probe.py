@@ -22,7 +22,7 @@ from inspector.units import KINDS, Unit
 PROBE_SHAPE = (2, 24)
 
 _FAILURES = (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError)
-"""What a layer or a head raises when it is called in a way that its architecture does not expect."""
+"""What a layer or a head raises when it is called in a way that it was not made for."""
 
 
 @torch.no_grad()

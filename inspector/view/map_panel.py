@@ -16,7 +16,7 @@ from inspector.units import Mask, layers
 from inspector.view import outcomes
 from inspector.view.colours import COLOURS, chosen, map_value
 from inspector.view.commands import DTYPES
-from inspector.view.grid import LayerMap, read_toggle
+from inspector.view.grid import LayerMap, read_mask
 from inspector.view.session import Session
 from inspector.view.sidebar import Sidebar
 from inspector.view.tabs import similarity, sweep
@@ -30,41 +30,39 @@ MASK = ("map", "mask", "status")
 def build(wiring: Wiring, sidebar: Sidebar) -> None:
     """Build the panel into the page that is open, and wire it."""
     bench = wiring.bench
-    with gr.Row(elem_id="map-head"):
-        with gr.Column(scale=3, min_width=280):
-            gr.Markdown(
-                "# Layer inspector\nClick a cell to switch a unit off. Arrow keys move, Space "
-                "toggles, Shift-click takes a range, a layer number its whole layer."
-            )
-        with gr.Column(scale=1, min_width=220):
-            live = gr.HTML(elem_id="live")
+    with gr.Row(elem_id="map-head", equal_height=False):
+        gr.Markdown(
+            "# Layer inspector\nSwitch attention and FFN units of a language model off and on, let "
+            "a method choose them, and see at once what it costs."
+        )
+        live = gr.HTML(elem_id="live")
     banner = gr.HTML(elem_id="banner")
     with gr.Row(visible=False, elem_id="model-choice") as choice:
         take = gr.Button("Use that model here", size="sm")
         mine = gr.Button("Load mine again", size="sm")
-    layer_map = LayerMap(elem_id="map")
-    with gr.Row(elem_id="mask-tools", equal_height=True):
-        undo = gr.Button("Undo", size="sm", min_width=70, elem_id="undo")
-        redo = gr.Button("Redo", size="sm", min_width=70, elem_id="redo")
-        reset = gr.Button("All on", size="sm", min_width=70, elem_id="reset")
+    with gr.Row(elem_id="colour-tools"):
         colour = gr.Dropdown(
-            list(COLOURS), label="Colour by", scale=2, min_width=200, elem_id="colour"
+            list(COLOURS), label="Colour the map by", scale=0, min_width=280, elem_id="colour"
         )
-        refresh = gr.Button("Measure again", size="sm", min_width=110, elem_id="refresh")
-    with gr.Row(elem_id="mask-row", equal_height=True):
+        refresh = gr.Button("Measure again", size="sm", scale=0, min_width=120, elem_id="refresh")
+    layer_map = LayerMap(elem_id="map")
+    with gr.Row(elem_id="mask-tools"):
+        undo = gr.Button("Undo", size="sm", scale=0, min_width=64, elem_id="undo")
+        redo = gr.Button("Redo", size="sm", scale=0, min_width=64, elem_id="redo")
+        reset = gr.Button("All on", size="sm", scale=0, min_width=70, elem_id="reset")
         text = gr.Textbox(
-            label="Mask",
-            info="What is off, as text: 5.attn, 17 (both), 21-28.attn. Paste one and press Enter",
+            label="Mask: what is off",
+            placeholder="nothing. Write 5.attn, 17, 21-28.attn",
             buttons=["copy"],
-            scale=3,
-            min_width=240,
+            scale=4,
+            min_width=260,
             elem_id="mask-text",
         )
-        count = gr.Number(
-            4, label="Layers", precision=0, minimum=1, min_width=80, scale=0, elem_id="preset-n"
+        count = gr.Number(4, label="Layers", precision=0, scale=0, min_width=70, elem_id="preset-n")
+        last = gr.Button("Mute last", size="sm", scale=0, min_width=84, elem_id="preset-last")
+        best = gr.Button(
+            "Mute best window", size="sm", scale=0, min_width=140, elem_id="preset-best"
         )
-        last = gr.Button("Mute the last n", size="sm", min_width=120, elem_id="preset-last")
-        best = gr.Button("Mute the best window", size="sm", min_width=150, elem_id="preset-best")
 
     wiring.section("map", [layer_map, colour], _draw_map)
     wiring.section("mask", [text, undo, redo, live], lambda s: _draw_mask(s, wiring))
@@ -74,10 +72,10 @@ def build(wiring: Wiring, sidebar: Sidebar) -> None:
         card = session.require_card()
         session.set_mask(_read(written, card.depth))
 
-    def toggled(session: Session, event: gr.EventData) -> None:
+    def toggled(session: Session, value: Any) -> None:
         card = session.require_card()
-        toggle = read_toggle(event, before=session.require_mask(), disabled=card.problems)
-        session.set_mask(toggle.mask)
+        mask = read_mask(value, before=session.require_mask(), disabled=card.problems)
+        session.set_mask(mask)
         session.news("map")  # the browser has painted it already
 
     def undo_it(session: Session) -> None:
@@ -129,8 +127,8 @@ def build(wiring: Wiring, sidebar: Sidebar) -> None:
     wiring.on(
         layer_map.toggle,
         toggled,
+        [layer_map],
         redraw=["mask"],
-        with_event=True,
         trigger_mode="always_last",
     )
     wiring.on(text.submit, set_text, [text], redraw=MASK)

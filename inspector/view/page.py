@@ -21,6 +21,11 @@ from inspector.view.workbench import Workbench
 
 POLL_SECONDS = 0.5
 TITLE = "Layer inspector"
+CLOSE_ON_PHONES = """() => {
+  const open = document.querySelector('.sidebar.open .toggle-button');
+  if (open && window.innerWidth < 769) open.click();
+}"""
+"""An open sidebar would cover the whole of a phone's screen."""
 
 
 def build(bench: Workbench) -> gr.Blocks:
@@ -144,6 +149,7 @@ def serve(
         footer_links=[],
         prevent_thread_lock=True,
         ssr_mode=False,
+        js=CLOSE_ON_PHONES,
         enable_monitoring=False,
     )
     if block:

@@ -31,7 +31,8 @@ class Plot(gr.HTML):
     browser sends is not to be trusted: read units from it with `Mask.parse`.
 
     Buttons under the figure save it as PNG or SVG (always light, for paper) and its numbers as CSV,
-    from `name` and `csv` in `layout.meta`; `title` and `lines` there are wrapped to the width.
+    from `name` and `csv` in `layout.meta`; `title` and `lines` there are wrapped to the width. In a
+    row, put each plot into a column: an HTML component alone does not wrap on a phone.
     """
 
     def __init__(

@@ -88,9 +88,7 @@ def build(wiring: Wiring) -> Sidebar:
             length = gr.Number(
                 DEFAULT_LENGTH, label="Tokens each", precision=0, minimum=2, min_width=80
             )
-        seed = gr.Number(
-            None, label="Seed", info="Empty: the first windows", precision=0, minimum=0
-        )
+        seed = gr.Textbox(label="Seed", placeholder="empty: the first windows")
     with gr.Accordion("Text to check on", open=False, elem_id="text-check"):
         check_corpus = gr.Dropdown(
             check,

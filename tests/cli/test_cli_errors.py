@@ -15,6 +15,7 @@ import pytest
 
 from inspector.cli import main
 from inspector.jobs import Cancelled
+from inspector.model.tiny import tiny_tokenizer
 from inspector.results import Scores, Trajectory, load
 
 MODEL = "tiny:llama"
@@ -75,7 +76,9 @@ def mistake(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
     return err
 
 
-@pytest.mark.parametrize(("argv", "said"), MISTAKES, ids=lambda value: " ".join(value)[:50])
+@pytest.mark.parametrize(
+    ("argv", "said"), MISTAKES, ids=lambda value: "_".join(value) if isinstance(value, list) else ""
+)
 def test_a_mistake_is_one_line(
     argv: list[str],
     said: str,
@@ -128,7 +131,7 @@ MODELS: list[tuple[dict[str, bytes], str]] = [
     ({}, "has no config.json"),
     ({"config.json": b'{"model_type": "llama"}'}, "no weights"),
     ({"config.json": b'{"model_type": "llama"}', "pytorch_model.bin": b"x"}, "only as pickles"),
-    ({"config.json": b"{"}, "corrupt"),
+    ({"config.json": b"{"}, "is not a valid JSON file"),
 ]
 
 
@@ -136,6 +139,8 @@ MODELS: list[tuple[dict[str, bytes], str]] = [
 def test_a_bad_model_folder_is_one_line(
     files: dict[str, bytes], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    if files:
+        tiny_tokenizer().save_pretrained(tmp_path)
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
     assert said in mistake(capsys, "info", str(tmp_path))
@@ -265,19 +270,20 @@ def test_ctrl_c_stops_a_running_process(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "inspector", "sweep", MODEL, "--samples", "40000"]
     command += ["--corpus", f"file:{tmp_path / 'long.txt'}", "--length", "8", "-o", str(file)]
     (tmp_path / "long.txt").write_text("a long text, " * 30_000, encoding="utf-8")
-    running = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
-    )
-    # A line of progress comes after ten seconds of the sweep, which takes minutes.
-    assert running.stderr is not None
-    line = running.stderr.readline()
-    assert "left" in line, line
+    ours, theirs = os.openpty()  # on a terminal progress shows at once
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs)
+    os.close(theirs)
+    seen = b""
+    while b"worth" not in seen or b"left" not in seen[seen.index(b"worth") :]:
+        seen += os.read(ours, 4096)  # ends with an error should the process end before
     sent = time.monotonic()
     running.send_signal(signal.SIGINT)
-    out, err = running.communicate(timeout=60)
+    out, _ = running.communicate(timeout=60)
     assert time.monotonic() - sent < 30
-    assert (running.returncode, out) == (130, "")
-    assert err.splitlines()[-1].startswith("inspector: interrupted. What was measured so far")
+    said = os.read(ours, 65536).decode().splitlines()[-1]
+    os.close(ours)
+    assert (running.returncode, out) == (130, b"")
+    assert "inspector: interrupted. What was measured so far is in" in said
     scores = load(file)
     assert isinstance(scores, Scores)
     assert not scores.complete

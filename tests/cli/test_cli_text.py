@@ -1,4 +1,4 @@
-"""Progress lines, tables and summaries: what they say, and that nothing in them steers a terminal."""
+"""Progress lines, tables and summaries, in which nothing can steer a terminal."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_a_benchmark_stands_beside_its_baseline() -> None:
     out = summary(Benchmark(MADE, "1", rows, limit=9)).splitlines()
     assert out[:2] == ["tiny:llama · random · float32", "muted: 1"]
     assert "the first 9 items" in out[3]
-    assert out[-2].split() == ["own", "acc", *"0.750 ± 0.030 0.800 ± 0.028 204".split()]
+    assert out[-2].split() == ["own", "acc", *["0.750", "±", "0.030", "0.800", "±", "0.028", "204"]]
     assert out[-1].split() == ["own", "f1", "0.500", "-", "204"]
 
 

@@ -146,6 +146,10 @@ def rows_of(figure: go.Figure) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(layout_of(figure).meta["csv"])))
 
 
+def shapes(figure: go.Figure, name: str) -> list[Any]:
+    return [shape for shape in layout_of(figure).shapes if shape.name == name]
+
+
 def traces(figure: go.Figure, kind: str) -> list[Any]:
     return [trace for trace in data_of(figure) if trace.type == kind]
 
@@ -393,11 +397,34 @@ def test_step_map_cells(depth: int):
 
 def test_step_map_frames_the_chosen_step():
     result = trajectory(3, 5)
-    frames = layout_of(step_map(result, step=4)).shapes
+    frames = shapes(step_map(result, step=4), "chosen step")
     assert {(frame.y0, frame.y1) for frame in frames} == {(3.5, 4.5)}
     assert len(frames) == 2  # one a panel
-    assert not layout_of(step_map(result)).shapes
-    assert not layout_of(step_map(result, step=99)).shapes
+    assert not shapes(step_map(result), "chosen step")
+    assert not shapes(step_map(result, step=99), "chosen step")
+
+
+def test_step_map_marks_every_score_that_is_not_exact():
+    result = trajectory(3, 2)
+    figure = step_map(result)
+    for name, status in (("lower bound", "lower_bound"), ("carried over", "stale")):
+        expected = {
+            (f"{unit.split('.')[0]}", step.step)
+            for step in result.steps
+            for unit, what in step.score_status.items()
+            if what == status and unit not in step.removed
+        }
+        drawn = [mark for shape in shapes(figure, name) for mark in shape.path.split("M")[1:]]
+        assert len(drawn) == sum(
+            what == status and unit not in step.removed
+            for step in result.steps
+            for unit, what in step.score_status.items()
+        )
+        centres = [
+            (str(round(float(x))), round(float(y)))
+            for x, y in (mark.split("L")[0].split(",") for mark in drawn)
+        ]
+        assert set(centres) == expected
 
 
 def test_step_map_csv_has_every_candidate():

@@ -55,15 +55,14 @@ def step_map(trajectory: Trajectory, *, step: int | None = None) -> go.Figure:
     `step` is framed. `customdata` of a cell is [step, unit text].
     """
     grid = step_grid(trajectory)
-    depth, count = trajectory.depth, len(grid.steps)
+    depth, panels = trajectory.depth, len(grid.kinds)
     across = depth <= SIDE_BY_SIDE
-    panels = len(grid.kinds)
-    rows, columns = (1, panels) if across else (panels, 1)
-    row_height = min(24.0, max(8.0, 420 / max(count, 1)))
-    height = max(90, round(row_height * count)) * rows + 46 * (rows - 1)
+    rows = 1 if across else panels
+    row_height = min(24.0, max(8.0, 420 / max(len(grid.steps), 1)))
+    height = max(90, round(row_height * len(grid.steps))) * rows + 46 * (rows - 1)
     figure = make_subplots(
         rows=rows,
-        cols=columns,
+        cols=panels if across else 1,
         shared_yaxes=across,
         horizontal_spacing=0.03,
         vertical_spacing=46 / height if rows > 1 else 0,
@@ -71,14 +70,11 @@ def step_map(trajectory: Trajectory, *, step: int | None = None) -> go.Figure:
     shown: set[str] = set()
     for place, kind in enumerate(grid.kinds):
         row, col = (1, place + 1) if across else (place + 1, 1)
-        for trace in _panel(grid, kind, first=place == 0):
-            trace.showlegend = bool(trace.name) and trace.name not in shown
-            shown |= {trace.name} if trace.name else set()
-            figure.add_trace(trace, row=row, col=col)
-        title = f"{KIND_WORDS[kind]}, layer"
-        figure.update_xaxes(title_text=title, **layer_axis(depth), row=row, col=col)
-        if not across or place == 0:
+        shown |= _draw_panel(figure, grid, kind, shown, row, col)
+        figure.update_xaxes(title_text=f"{KIND_WORDS[kind]}, layer", row=row, col=col)
+        if col == 1:
             figure.update_yaxes(title_text="step", row=row, col=col)
+    figure.update_xaxes(**layer_axis(depth))
     _step_axis(figure, grid.steps)
     _frame(figure, grid, step)
     columns = ("step", "unit", trajectory.metric, "status", "removed")
@@ -87,9 +83,7 @@ def step_map(trajectory: Trajectory, *, step: int | None = None) -> go.Figure:
         name="step_map",
         title="What every candidate would have cost at every step",
         lines=[_how(trajectory), about(trajectory)],
-        csv=csv_text(
-            ("step", "unit", trajectory.metric, "status", "removed"), step_rows(trajectory)
-        ),
+        csv=csv_text(columns, step_rows(trajectory)),
         plot_height=height,
         legend=len(shown),
         bar="place within the step, lower = safer to remove",
@@ -97,11 +91,26 @@ def step_map(trajectory: Trajectory, *, step: int | None = None) -> go.Figure:
     )
 
 
-def _panel(grid: StepGrid, kind: str, *, first: bool) -> Iterator[Any]:
-    yield _cells(grid, kind, bar=first)
+def _draw_panel(
+    figure: go.Figure, grid: StepGrid, kind: str, shown: set[str], row: int, col: int
+) -> set[str]:
+    """Draw one kind of unit; the names that its traces add to the legend."""
+    marks = list(_status_marks(grid, kind))
+    added: set[str] = set()
+    for trace in (*_panel(grid, kind, bar=row == col == 1), *(entry for entry, _ in marks)):
+        name = str(trace.name or "")
+        trace.showlegend = bool(name) and name not in shown | added
+        added |= {name} - {""}
+        figure.add_trace(trace, row=row, col=col)
+    for _, shape in marks:
+        figure.add_shape(shape, row=row, col=col)
+    return added
+
+
+def _panel(grid: StepGrid, kind: str, *, bar: bool) -> Iterator[Any]:
+    yield _cells(grid, kind, bar=bar)
     if grid.gone[kind].any():
         yield from _gone(grid, kind)
-    yield from _status_marks(grid, kind)
     if any(split(unit)[1] == kind for _, unit in grid.removed):
         yield _crosses(grid, kind)
     if any(split(unit)[1] == kind for _, unit in grid.restored):
@@ -173,37 +182,44 @@ _MARKS = {
 """Status to its legend entry, its symbol there, and its mark as offsets within a cell."""
 
 
-def _status_marks(grid: StepGrid, kind: str) -> Iterator[go.Scatter]:
-    """Lower bounds and carried-over scores; one path a kind of mark stays quick at any size."""
-    for status, (name, symbol, shape) in _MARKS.items():
-        here = (grid.status[kind] == STATUSES.index(status)) & ~grid.gone[kind]
+def _status_marks(grid: StepGrid, kind: str) -> Iterator[tuple[go.Scatter, dict[str, Any]]]:
+    """Lower bounds and carried-over scores: a legend entry and the marks, one path a tone.
+
+    Thousands of marks are quick as one path of a shape, and slow as points or lines of a trace.
+    """
+    faint = 0.5 if grid.gone[kind].shape[1] <= SIDE_BY_SIDE else 0.36
+    light, dark = f"rgba(255,255,255,{faint})", f"rgba(17,24,39,{faint})"
+    removed = np.zeros_like(grid.gone[kind])
+    for row, unit in grid.removed:
+        layer, its_kind = split(unit)
+        removed[row, layer] |= its_kind == kind
+    for status, (name, symbol, mark) in _MARKS.items():
+        here = (grid.status[kind] == STATUSES.index(status)) & ~grid.gone[kind] & ~removed
+        if not here.any():
+            continue
         # White on the dark half of the scale, dark on the bright half.
         bright = np.nan_to_num(grid.shade[kind]) > 0.55
-        faint = 0.5 if here.shape[1] <= SIDE_BY_SIDE else 0.36
-        light, dark = f"rgba(255,255,255,{faint})", f"rgba(17,24,39,{faint})"
+        entry = go.Scatter(
+            x=[None],
+            y=[None],
+            mode="markers",
+            marker={"symbol": symbol, "size": 7, "color": GREY, "line": {"width": 1.5}},
+            name=name,
+        )
         for where, colour in ((here & ~bright, light), (here & bright, dark)):
             if where.any():
-                yield _path(grid, where, shape, colour)
-        if here.any():
-            yield go.Scatter(
-                x=[None],
-                y=[None],
-                mode="markers",
-                marker={"symbol": symbol, "size": 7, "color": GREY, "line": {"width": 1.5}},
-                name=name,
-            )
+                line = {"color": colour, "width": 1}
+                path = _path(grid, where, mark)
+                yield entry, {"type": "path", "path": path, "line": line, "name": name}
 
 
-def _path(
-    grid: StepGrid, where: np.ndarray, shape: list[tuple[float, float]], colour: str
-) -> go.Scatter:
-    xs: list[float | None] = []
-    ys: list[float | None] = []
+def _path(grid: StepGrid, where: np.ndarray, mark: list[tuple[float, float]]) -> str:
+    """The mark at every cell of `where`, in the SVG path notation of shapes."""
+    parts = []
     for row, layer in np.argwhere(where).tolist():
-        xs += [*(layer + dx for dx, _ in shape), None]
-        ys += [*(grid.steps[row] + dy for _, dy in shape), None]
-    line = {"color": colour, "width": 1, "simplify": False}
-    return go.Scatter(x=xs, y=ys, mode="lines", line=line, hoverinfo="skip")
+        points = (f"{layer + dx:g},{grid.steps[row] + dy:g}" for dx, dy in mark)
+        parts.append("M" + "L".join(points))
+    return "".join(parts)
 
 
 def _crosses(grid: StepGrid, kind: str) -> go.Scatter:

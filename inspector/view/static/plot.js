@@ -60,7 +60,10 @@ function fade(colour, alpha) {
 
 function wrap(text, width) {
   const lines = [];
-  for (const word of String(text).split(' ')) {
+  // A name too long for a line of its own is cut.
+  const words = String(text).split(' ').flatMap(
+    word => word.match(new RegExp(`.{1,${width}}`, 'gu')) || []);
+  for (const word of words) {
     const last = lines.length - 1;
     if (last >= 0 && lines[last].length + 1 + word.length <= width) lines[last] += ' ' + word;
     else lines.push(word);

@@ -16,8 +16,7 @@ from inspector.view.commands import command
 from inspector.view.plot import Plot
 from inspector.view.session import Session
 from inspector.view.sidebar import Sidebar
-from inspector.view.tabs.similarity import options_of
-from inspector.view.texts import cut, whole
+from inspector.view.texts import cut, options_of, whole
 from inspector.view.wiring import Wiring
 
 PROMPT = "The three most important things to know about volcanoes are"
@@ -47,9 +46,7 @@ def build(wiring: Wiring, sidebar: Sidebar) -> None:
 def _perplexity(wiring: Wiring, sidebar: Sidebar) -> None:
     gr.Markdown("### Perplexity\nOn the text to check on (sidebar). Lower is better.")
     with gr.Row(equal_height=True):
-        stride = gr.Number(
-            None, label="Stride", info="Empty: no overlap", precision=0, minimum=1, min_width=110
-        )
+        stride = gr.Textbox(label="Stride", placeholder="no overlap", min_width=110)
         go = gr.Button("Measure perplexity", variant="primary", elem_id="perplexity-go")
     plot = Plot(empty="Not measured yet.", elem_id="perplexity")
 
@@ -59,7 +56,7 @@ def _perplexity(wiring: Wiring, sidebar: Sidebar) -> None:
 
     def start(session: Session, every: Any, *text: Any) -> None:
         bench, card, mask = wiring.bench, session.require_card(), session.require_mask()
-        options = cut(bench, *text, stride=every or None)
+        options = cut(bench, *text, stride=every)
 
         def work(loaded: Any, progress: Any) -> Any:
             windows = bench.windows(loaded, **options)

@@ -16,8 +16,7 @@ from inspector.view.plot import Plot
 from inspector.view.session import Session
 from inspector.view.sidebar import Sidebar
 from inspector.view.status import active, duration
-from inspector.view.tabs.similarity import options_of
-from inspector.view.texts import cut, whole
+from inspector.view.texts import cut, number, options_of, whole
 from inspector.view.wiring import Wiring
 
 ABOUT = (
@@ -33,7 +32,7 @@ def start(wiring: Wiring, session: Session, form: dict[str, Any], *text: Any) ->
     options = cut(bench, *text)
     check = None if form["check"] in (None, "", SAME) else bench.text(form["check"])
     row = method_named(form["method"])
-    until = form["until"] or None
+    until = number(form["until"], "the perplexity to stop at")
     remove = None if form["remove"] in (None, 0) else whole(form["remove"], "how many units", 1)
     only = form["only"] if form["only"] in KINDS else None
 
@@ -115,7 +114,7 @@ def build(wiring: Wiring, sidebar: Sidebar, redraw_mask: tuple[str, ...]) -> Non
         remove = gr.Number(
             8, label="Units to remove", precision=0, minimum=1, min_width=90, elem_id="remove"
         )
-        until = gr.Number(None, label="Stop above perplexity", minimum=0, min_width=120)
+        until = gr.Textbox(label="Stop above perplexity", placeholder="never", min_width=120)
         check = gr.Dropdown(
             [SAME, "pydoc:check", "wikitext2:validation", "wikitext2:test"],
             value="pydoc:check",

@@ -13,7 +13,7 @@ from inspector.view.commands import command
 from inspector.view.plot import Plot
 from inspector.view.session import Session
 from inspector.view.sidebar import Sidebar
-from inspector.view.texts import cut
+from inspector.view.texts import cut, options_of
 from inspector.view.wiring import Wiring
 
 ABOUT = (
@@ -33,11 +33,6 @@ def start(wiring: Wiring, session: Session, *text: Any) -> None:
 
     line = command("similarity", card, str(mask), **options_of(options), kind="angular")
     bench.run(session, "similarity", "Similarity", work, line)
-
-
-def options_of(options: dict[str, Any]) -> dict[str, Any]:
-    """The cut of a text as options of the command line."""
-    return {"corpus" if name == "spec" else name: value for name, value in options.items()}
 
 
 def build(wiring: Wiring, sidebar: Sidebar, redraw_mask: tuple[str, ...]) -> None:

@@ -14,8 +14,7 @@ from inspector.view.commands import command
 from inspector.view.plot import Plot
 from inspector.view.session import Session
 from inspector.view.sidebar import Sidebar
-from inspector.view.tabs.similarity import options_of
-from inspector.view.texts import cut
+from inspector.view.texts import cut, options_of
 from inspector.view.wiring import Wiring
 
 ABOUT = (

@@ -1,0 +1,176 @@
+"""Writes the parts of README.md that are made from the code, between their markers.
+
+`make readme` runs it; test_readme.py holds the file to what it would write.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Sequence
+
+from packaging.requirements import Requirement
+from write_requirements import ROOT, constraints
+
+import inspector
+from inspector.cli.commands import COMMANDS, COMMON, Argument
+from inspector.measure import corpus
+from inspector.measure.methods import METHODS
+from inspector.measure.metrics import METRICS
+from inspector.model.families import FAMILIES
+from inspector.model.sources import FORMS
+from inspector.results import KINDS
+
+README = ROOT / "README.md"
+MARKED = re.compile(r"(<!-- made from the code: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; a bar inside a cell is escaped."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(
+        "| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |\n" for line in lines
+    )
+
+
+def code(text: str) -> str:
+    return f"`{text}`"
+
+
+def picture() -> str:
+    """The data flow: the docstring of the package below its first line."""
+    drawn = inspect.cleandoc(inspector.__doc__ or "").partition("\n\n")[2]
+    return f"```text\n{drawn}\n```\n"
+
+
+def sources() -> str:
+    return table(["source", "what it is"], ([code(form), text] for form, text in FORMS))
+
+
+def families() -> str:
+    rows = (
+        [
+            code(row.model_type),
+            code(row.layers),
+            *(_modules(names) for names in (row.attn, row.ffn)),
+        ]
+        for row in FAMILIES.values()
+    )
+    return table(["model type", "layers", "attention", "FFN"], rows)
+
+
+def _modules(names: Iterable[str]) -> str:
+    return ", ".join(map(code, names))
+
+
+def texts() -> str:
+    defaults = {corpus.DEFAULT_SEARCH: "default to search on", corpus.DEFAULT_CHECK: "default"}
+    defaults[corpus.DEFAULT_CHECK] += " to check on"
+    needs = {True: "hub", False: "nothing"}
+    rows = [
+        [
+            code(row.spec),
+            row.label + (f" ({defaults[row.spec]})" if row.spec in defaults else ""),
+            row.role,
+            needs[row.hub is not None],
+            row.licence,
+        ]
+        for row in corpus.CORPORA
+    ]
+    rows.append([code("file:PATH"), "your own `.txt` or `.jsonl`", "any", "nothing", "yours"])
+    return table(["text", "what it is", "for", "needs", "licence"], rows)
+
+
+def measures() -> str:
+    """Every kind of result, by the first line of its docstring."""
+    rows = (
+        [code(kind), (inspect.getdoc(cls) or "").partition("\n")[0].rstrip(".")]
+        for kind, cls in KINDS.items()
+    )
+    return table(["result", "what it is"], rows)
+
+
+def metrics() -> str:
+    rows = (
+        [code(row.name), row.label, code(row.formula), row.unit, row.source]
+        for row in METRICS.values()
+    )
+    return table(["metric", "what it is", "formula", "unit", "source"], rows)
+
+
+def methods() -> str:
+    rows = (
+        [
+            code(row.name),
+            f"{row.label}, {row.paper}",
+            ", ".join(map(code, row.metrics)),
+            row.calibration,
+            row.cost,
+            row.note,
+        ]
+        for row in METHODS.values()
+    )
+    header = ["method", "paper", "goes by", "the authors' text", "cost", "how it goes"]
+    return table(header, rows)
+
+
+def commands() -> str:
+    own = ([code(f"inspector {row.usage}"), row.help + _listed(row.arguments)] for row in COMMANDS)
+    common = ([code(", ".join(_spellings(each))), each.help] for each in COMMON)
+    return table(["command", "what it does"], own) + "\n" + table(["common", "what it is"], common)
+
+
+def _listed(arguments: Iterable[Argument]) -> str:
+    """What the options of a command's own mean."""
+    own = [each for each in arguments if each.optional and each not in COMMON]
+    return "".join(f"<br>{code(each.names[0])}: {each.help}" for each in own)
+
+
+def _spellings(argument: Argument) -> list[str]:
+    *short, long = argument.names
+    return [*short, argument.usage.replace(argument.names[0], long, 1)]
+
+
+def bounds() -> str:
+    """The versions that are needed: Python's, and the tested ones of what the numbers rest on."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    shown = ("torch", "transformers", "gradio", "plotly", "lm-eval", "datasets")
+    direct = [Requirement(line) for line in project["dependencies"]]
+    rows = [["Python", project["requires-python"], ""]]
+    rows += [
+        [row.name, str(row.specifier), pinned(row.name)] for row in direct if row.name in shown
+    ]
+    return table(["", "needed", "tested"], rows)
+
+
+def pinned(name: str) -> str:
+    """The version of a package in the tested closure."""
+    row = next(each for each in constraints() if each.name == name)
+    return str(row.specifier).removeprefix("==")
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    part.__name__: part
+    for part in (
+        picture,
+        sources,
+        families,
+        texts,
+        measures,
+        metrics,
+        methods,
+        commands,
+        bounds,
+    )
+}
+
+
+def regenerated(text: str) -> str:
+    """The README with every marked part made anew."""
+    text = re.sub(r"(?m)^sdk_version: .*$", f"sdk_version: {pinned('gradio')}", text)
+    return MARKED.sub(lambda found: found[1] + PARTS[found[2]]() + found[3], text)
+
+
+if __name__ == "__main__":
+    README.write_text(regenerated(README.read_text(encoding="utf-8")), encoding="utf-8")
