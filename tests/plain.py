@@ -103,27 +103,20 @@ def window_nll(logits: torch.Tensor, ids: torch.Tensor, *, skip: int = 0) -> tup
     return total, count
 
 
-def cost(
-    loaded: LoadedModel,
-    ids: torch.Tensor,
-    units: Iterable[Unit],
-    metric: str,
-    *,
-    rows: int = 1,
-) -> float:
-    """The metric's mean over windows [W, T] with the units muted, `rows` windows a forward pass."""
-    units, total, count = list(units), 0.0, 0
+def costs(
+    loaded: LoadedModel, ids: torch.Tensor, units: Iterable[Unit], *, rows: int = 1
+) -> dict[str, float]:
+    """Every metric's mean over windows [W, T] with the units muted, `rows` windows a pass."""
+    units = list(units)
+    totals = dict.fromkeys(("nll", "kl", "js", "angular", "norm"), 0.0)
     for batch in ids.split(rows):
-        pruned = logits(loaded, batch, units)
-        dense = pruned if metric == "nll" else logits(loaded, batch)
+        dense, pruned = logits(loaded, batch), logits(loaded, batch, units)
         for row, window in enumerate(batch):
-            if metric == "nll":
-                here, tokens = window_nll(pruned[row], window)
-            else:
-                here = divergence(metric, dense[row], pruned[row])
-                tokens = 1 if metric == "norm" else len(window)
-            total, count = total + here, count + tokens
-    return total / count
+            totals["nll"] += window_nll(pruned[row], window)[0] / (len(window) - 1)
+            totals["norm"] += divergence("norm", dense[row], pruned[row])
+            for metric in ("kl", "js", "angular"):
+                totals[metric] += divergence(metric, dense[row], pruned[row]) / len(window)
+    return {metric: total / len(ids) for metric, total in totals.items()}
 
 
 def sweep(
@@ -131,26 +124,41 @@ def sweep(
     ids: torch.Tensor,
     muted: Iterable[Unit],
     units: Iterable[Unit],
-    metric: str,
-) -> tuple[float, dict[str, float]]:
-    """The cost under `muted` alone, and each unit's score by one forward pass a candidate."""
+    *,
+    rows: int = 1,
+) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """By metric: the cost under `muted`, and each unit's score by one forward pass a candidate."""
     muted = list(muted)
-    reference = cost(loaded, ids, muted, metric)
-    less = reference if metric == "nll" else 0.0
-    scores = {str(u): cost(loaded, ids, [*muted, u], metric) - less for u in units}
-    return reference, scores
+    references = costs(loaded, ids, muted, rows=rows)
+    scores: dict[str, dict[str, float]] = {metric: {} for metric in references}
+    for unit in units:
+        for metric, value in costs(loaded, ids, [*muted, unit], rows=rows).items():
+            less = references[metric] if metric == "nll" else 0.0
+            scores[metric][str(unit)] = value - less
+    return references, scores
 
 
 def greedy(
-    loaded: LoadedModel, ids: torch.Tensor, units: list[Unit], metric: str, *, remove: int
+    loaded: LoadedModel,
+    ids: torch.Tensor,
+    units: Iterable[Unit],
+    metric: str,
+    *,
+    remove: int,
+    muted: Iterable[Unit] = (),
+    rows: int = 1,
 ) -> list[tuple[str, dict[str, float]]]:
     """What goes at each step, and every candidate's score; ties to the first of `units`."""
-    units, gone, steps = list(units), [], []
+    units, gone = list(units), list(muted)
+    steps: list[tuple[str, dict[str, float]]] = []
     for _ in range(remove):
         name = "nll" if metric == "perplexity" else metric
-        scores = {str(u): cost(loaded, ids, [*gone, u], name) for u in units}
+        scores = {str(u): costs(loaded, ids, [*gone, u], rows=rows)[name] for u in units}
         if metric == "perplexity":
             scores = {unit: math.exp(value) for unit, value in scores.items()}
+        elif metric == "nll":
+            now = costs(loaded, ids, gone, rows=rows)["nll"]
+            scores = {unit: value - now for unit, value in scores.items()}
         best = min(units, key=lambda u: scores[str(u)])
         steps.append((str(best), scores))
         gone.append(best)

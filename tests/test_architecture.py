@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RANKS = {
     "": 0,
     "errors": 1,
+    "assets": 2,
     "units": 2,
     "results": 3,
     "jobs": 3,

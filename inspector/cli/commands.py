@@ -28,8 +28,9 @@ class Argument:
 
     @property
     def usage(self) -> str:
-        """How it is written: ``MODEL``, ``--samples N``, ``-o FILE``."""
+        """How it is written: ``MODEL``, ``RESULT ...``, ``--samples N``, ``-o FILE``."""
         metavar = self.settings.get("metavar") or "|".join(self.settings.get("choices", ()))
+        metavar += " ..." if "nargs" in self.settings else ""
         return f"{self.names[0]} {metavar}".strip() if self.optional else metavar
 
     @property

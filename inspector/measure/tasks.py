@@ -61,14 +61,16 @@ class Item:
 
 
 def find(specs: Iterable[str], *, progress: Progress = silent) -> Found:
-    """The tasks that the specs name. The first of lm-eval's own names takes 10 to 20 s to look up.
+    """The tasks that the specs name, in their order; a string is one spec.
+
+    The first of lm-eval's own names takes 10 to 20 s to look up.
 
     Raises:
         TaskError: an unknown task, a file or folder that is missing, malformed or empty, a task
             whose data cannot be had now, or one that cannot be run here.
     """
     found = Found()
-    for spec in dict.fromkeys(specs):
+    for spec in dict.fromkeys([specs] if isinstance(specs, str) else specs):
         progress(0, 1, f"setting up {spec}")
         new = _find(spec)
         for name in new.tasks:

@@ -176,6 +176,8 @@ def load(
     source = parse(text)
     progress(0, 4, "looking up the model")
     source = fetch(source, progress=part(progress, 0, 1, 4))
+    if source.kind in ("folder", "hub"):
+        check_folder(source.files)
     size = _size(source, device, dtype, freed)
     if not size.fits:
         raise LoadError(
@@ -273,8 +275,6 @@ def _model(
         arguments["config"] = _config(source)
         # Plain tensors in the dtype asked for, even where kernels for packed blocks are installed.
         arguments["quantization_config"] = GgufConfig(dequantize=True)
-    else:
-        check_folder(source.files)
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         source.files,
         **arguments,
@@ -284,10 +284,11 @@ def _model(
         use_safetensors=True,
         local_files_only=True,
         trust_remote_code=False,
+        ignore_mismatched_sizes=True,  # they are refused below, by name
         output_loading_info=True,
     )
     model, report = loaded
-    lacking = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
+    lacking = sorted([*report["missing_keys"], *(key[0] for key in report["mismatched_keys"])])
     if lacking:
         raise LoadError(
             f"{source.text} lacks {len(lacking)} weights of its architecture ({lacking[0]}, ...): "
@@ -334,7 +335,10 @@ def _said(source: Source, error: Exception) -> str:
         return f"{source.text} needs code of its own, and {CODE_OFF}: choose another model."
     if "model type" in text or "Unrecognized" in text or "architecture" in text.lower():
         return f"{source.text} has an architecture that transformers cannot load here: {text[:200]}"
-    if isinstance(error, OSError) and "okeniz" in text:
+    if "okenizer" in text:
         return f"{source.text} has no tokenizer that can be read: {text[:200]}"
     where = Path(source.name).name
-    return f"{where} cannot be read as a model ({type(error).__name__}: {text[:200]})."
+    return (
+        f"{where} cannot be read as a model ({type(error).__name__}: {text[:200]}): "
+        "download it again, or choose another model."
+    )

@@ -85,9 +85,9 @@ def parse(text: str) -> Source:
         return _file(text, path)
     if path.is_dir():
         return Source(text, "folder", str(path), folder=path)
-    if text.endswith(".gguf") or text.startswith(("/", "./", "../", "~")) or text.count("/") > 1:
-        raise LoadError(f"there is no file or folder {text}: check the path.")
     name, _, revision = text.partition("@")
+    if text.endswith(".gguf") or text.startswith(("/", "./", "../", "~")) or name.count("/") > 1:
+        raise LoadError(f"there is no file or folder {text}: check the path.")
     if not _HUB_ID.fullmatch(name):
         forms = ", ".join(form for form, _ in FORMS)
         raise LoadError(f"{text!r} is no source of a model: give one of {forms}.")

@@ -6,9 +6,11 @@ map shows is one JSON value, made by `layer_map_value`.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,6 @@ LABELS = {"attn": "Attention", "ffn": "FFN"}
 """The names of the rows."""
 
 _STATIC = Path(__file__).resolve().parent / "static"
-_JS = "".join((_STATIC / name).read_text(encoding="utf-8") for name in ("grid_paint.js", "grid.js"))
 _CSS = (_STATIC / "grid.css").read_text(encoding="utf-8")
 
 # The stops of the figures' own colour scales as [red, green, blue], so that both look the same.
@@ -31,6 +32,10 @@ _SCALES = {
     "one_sided": [list(hex_to_rgb(colour)) for colour in ONE_SIDED],
     "signed": [[round(part) for part in unlabel_rgb(colour)] for colour in SIGNED],
 }
+# Constants go into the script, since an update may leave a component with no props but its value.
+_JS = f"const SCALES = {json.dumps(_SCALES)};\n" + "".join(
+    (_STATIC / name).read_text(encoding="utf-8") for name in ("grid_paint.js", "grid.js")
+)
 
 
 class LayerMap(gr.HTML):
@@ -56,12 +61,10 @@ class LayerMap(gr.HTML):
         """`more` goes to `gr.HTML`: elem_id, visible, and the like."""
         super().__init__(
             value=value,
-            html_template='<div class="ig-root"></div>',
+            html_template=f'<div class="ig-root" data-empty="{escape(empty)}"></div>',
             css_template=_CSS,
             js_on_load=_JS,
             apply_default_css=False,
-            empty=empty,
-            scales=_SCALES,
             **more,
         )
 

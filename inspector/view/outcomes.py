@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from inspector.results import Benchmark, Generation, Perplexity
+from inspector.results import Benchmark, Perplexity
 from inspector.units import Mask
 from inspector.view.session import Session
 
-COLUMNS = ("mask", "units off", "parameters", "KV bytes / token", "check", "value", "untouched")
+COLUMNS = ("Check", "This mask", "Untouched", "Off", "Parameters", "KV B/token", "Mask")
 
 
 def note(session: Session, kind: str, result: Any) -> None:
@@ -25,10 +25,6 @@ def note(session: Session, kind: str, result: Any) -> None:
         for score in result.tasks:
             text = f"{score.task}, {score.metric}, {score.items} items"
             _row(session, result.mask, text, score.value, score.baseline)
-    elif isinstance(result, Generation):
-        first = " ".join(result.text.split())[:60]
-        tokens, untouched = float(result.tokens), float(result.baseline_tokens)
-        _row(session, result.mask, f"tokens written: “{first}…”", tokens, untouched)
 
 
 def text_key(about: dict[str, Any]) -> str:
@@ -46,6 +42,6 @@ def _row(session: Session, mask: str, check: str, value: float, untouched: float
     off = Mask.parse(mask, card.depth)
     parameters = card.parameters - sum(card.units[str(unit)][0] for unit in off)
     kv = card.kv_bytes - sum(card.units[str(unit)][1] for unit in off)
-    row = [mask or "nothing", len(off), parameters, kv, check, value, untouched]
+    row = [check, value, untouched, len(off), parameters, kv, mask or "nothing"]
     session.history.insert(0, dict(zip(COLUMNS, row, strict=True)))
     session.touch("check")

@@ -7,6 +7,8 @@ the server's own file route.
 
 from __future__ import annotations
 
+import json
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,8 @@ BUNDLE = Path(plotly.__file__).resolve().parent / "package_data" / "plotly.min.j
 """The plotly.js of the installed package."""
 
 _STATIC = Path(__file__).resolve().parent / "static"
-_JS = (_STATIC / "plot.js").read_text(encoding="utf-8")
+# Constants go into the script, since an update may leave a component with no props but its value.
+_JS = f"const BUNDLE = {json.dumps(str(BUNDLE))};\n" + (_STATIC / "plot.js").read_text("utf-8")
 _CSS = (_STATIC / "plot.css").read_text(encoding="utf-8")
 
 
@@ -48,12 +51,10 @@ class Plot(gr.HTML):
             gr.set_static_paths([BUNDLE])
         super().__init__(
             value=value,
-            html_template='<div class="ip-root"></div>',
+            html_template=f'<div class="ip-root" data-empty="{escape(empty)}"></div>',
             css_template=_CSS,
             js_on_load=_JS,
             apply_default_css=False,
-            empty=empty,
-            bundle=str(BUNDLE),
             **more,
         )
 

@@ -598,6 +598,7 @@ def test_two_tasks_of_one_name_are_refused(items: Path, tmp_path: Path) -> None:
     said = says(lambda: find([str(items), str(other)]))
     assert said.startswith(f"{other} has a task called mine, and so has a task named before it")
     assert list(find([str(items), str(items), "own"]).tasks) == ["mine", "own"]
+    assert list(find("own").tasks) == ["own"]
 
 
 @pytest.mark.parametrize(("limit", "batch"), [(0, 8), (-1, 8), (None, 0)])

@@ -31,7 +31,7 @@ function build() {
   cells = [];
   parts = {};
   if (!props.value) {
-    root.replaceChildren(make('p', 'ig-empty', props.empty));
+    root.replaceChildren(make('p', 'ig-empty', root.dataset.empty));
     return;
   }
   columns = fitting();

@@ -47,7 +47,7 @@ const percent = (value, total) => total ? `${(100 * value / total).toFixed(1)} %
 
 // ---- colours -----------------------------------------------------------------------------------
 
-const stops = () => props.scales[props.value.measure && props.value.measure.signed
+const stops = () => SCALES[props.value.measure && props.value.measure.signed
   ? 'signed' : 'one_sided'];
 
 // The middle of a signed scale is 0, so both its sides run as far as the farther end.

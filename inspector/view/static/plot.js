@@ -34,7 +34,7 @@ function library() {
   const shared = window.inspectorPlotly || (window.inspectorPlotly = {});
   shared.promise = shared.promise || new Promise((resolve, reject) => {
     const script = document.createElement('script');
-    script.src = base + '/file=' + props.bundle;
+    script.src = base + '/file=' + BUNDLE;
     script.onload = () => resolve(window.Plotly);
     script.onerror = () => { shared.promise = null; script.remove(); reject(new Error('bundle')); };
     document.head.append(script);
@@ -210,7 +210,7 @@ function say(sentence) {
 function show() {
   const value = props.value;
   figure = value ? (typeof value === 'string' ? JSON.parse(value) : value) : null;
-  if (!figure) { say(props.empty); return; }
+  if (!figure) { say(root.dataset.empty); return; }
   empty.hidden = true;
   box.hidden = tools.hidden = false;
   box.style.minHeight = (figure.layout.height || 360) + 'px';  // keeps the page from jumping

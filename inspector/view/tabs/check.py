@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -39,6 +40,7 @@ def build(wiring: Wiring, sidebar: Sidebar) -> None:
         show_label=False,
         elem_id="history",
         buttons=["copy", "fullscreen"],
+        column_widths=["31%", "11%", "11%", "7%", "13%", "11%", "16%"],
     )
     wiring.section("check", [history], lambda s: [_history(s)])
 
@@ -93,7 +95,7 @@ def _benchmark(wiring: Wiring) -> None:
         names = [name.strip() for name in (written or "").split(",") if name.strip()]
         if not names:
             raise TaskError("name a task: own, or a name that lm-eval knows.")
-        if bench.public and any("/" in name or "." in name for name in names):
+        if bench.public and any(Path(name).exists() or "." in name for name in names):
             raise TaskError("on this server tasks are chosen by name: own, or one of lm-eval's.")
         items = None if not most else whole(most, "how many items", 1)
 
@@ -145,7 +147,11 @@ def _generation(wiring: Wiring) -> None:
 
 
 def _history(session: Session) -> list[list[Any]]:
-    return [
-        [f"{value:,.4g}" if isinstance(value, float) else value for value in row.values()]
-        for row in session.history
-    ]
+    return [[_shown(value) for value in row.values()] for row in session.history]
+
+
+def _shown(value: Any) -> Any:
+    """A number as people read it."""
+    if isinstance(value, float):
+        return f"{value:,.4g}"
+    return f"{value:,}" if isinstance(value, int) else value
