@@ -7,17 +7,20 @@ in float64, by the formulas as they stand in the papers.
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from typing import Any
 
 import torch
+from torch import nn
 
 from inspector.measure.corpus import Windows
 from inspector.model.loaded import LoadedModel
 from inspector.model.loading import load
+from inspector.model.probe import probe
 from inspector.units import Mask, Unit, all_units
 
 
@@ -194,3 +197,30 @@ def differences(ours: dict[str, float], theirs: dict[str, float], **tolerance: f
         if not close(ours[key], theirs[key], **tolerance):
             found.append(f"{key}: {ours[key]!r} against {theirs[key]!r}")
     return found
+
+
+# Models that are not what their names say.
+
+
+def doctored(change: Callable[[Any], None], model_type: str = "llama") -> LoadedModel:
+    """A fresh tiny model, changed and probed anew."""
+    loaded = load(f"tiny:{model_type}", dtype="fp32")
+    change(loaded.model)
+    fresh = dataclasses.replace(loaded, units=(), returns={}, not_replayable="")
+    return probe(fresh)
+
+
+def wrap(module: nn.Module, after: Callable[..., Any]) -> None:
+    """Give the instance a forward that hands its own result on to `after`."""
+    inner = module.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return after(inner(*args, **kwargs), *args, **kwargs)
+
+    module.forward = forward
+
+
+def scaled_by_data(cos_sin: Any, x: torch.Tensor, *_: Any, **__: Any) -> Any:
+    """Rotations that depend on the row's own text, so one row's do not serve another."""
+    factor = 1 + x.mean((1, 2), keepdim=True)
+    return cos_sin[0] * factor, cos_sin[1] * factor

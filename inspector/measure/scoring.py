@@ -15,7 +15,7 @@ import torch
 from inspector.errors import OutOfMemory
 from inspector.jobs import Progress
 from inspector.measure.metrics import Metric
-from inspector.model.loaded import LoadedModel, count_parameters
+from inspector.model.loaded import LoadedModel, count_parameters, out_of_memory
 from inspector.model.replay import Calls, head, record, run_layer
 from inspector.model.surgery import mute_units
 from inspector.units import Mask
@@ -194,9 +194,8 @@ def memory_levers(length: int) -> Iterator[None]:
     """
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
-        if not memory and "not enough memory" not in str(error):
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
             raise
         raise OutOfMemory(
             f"out of memory at windows of {length} tokens: use shorter windows (--length), "

@@ -164,6 +164,14 @@ def count_parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether the error says that memory ran out; on the CPU torch raises a plain RuntimeError."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    said = ("not enough memory", "can't allocate memory")
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in said)
+
+
 def device_name(device: torch.device) -> str:
     """`cpu`, or the accelerator with its product name."""
     if device.type == "cuda":

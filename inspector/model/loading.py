@@ -26,7 +26,7 @@ from transformers import (
 from inspector.errors import LoadError
 from inspector.jobs import Progress, part, silent
 from inspector.model.families import family_of
-from inspector.model.loaded import LoadedModel, count_parameters
+from inspector.model.loaded import LoadedModel, count_parameters, out_of_memory
 from inspector.model.probe import probe
 from inspector.model.sources import CODE_OFF, Source, check_folder, fetch, fingerprint, parse
 from inspector.model.tiny import tiny_config, tiny_model, tiny_tokenizer
@@ -321,11 +321,11 @@ def _guard(source: Source, step: Callable[[], T]) -> T:
         raise LoadError(
             f"a file of {source.text} is corrupt or cut short ({error}): download it again."
         ) from error
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise LoadError(
-            f"out of memory while loading {source.text}: choose bf16 or a smaller model."
-        ) from error
     except Exception as error:  # what the libraries raise at files and configs has no common base
+        if out_of_memory(error):
+            raise LoadError(
+                f"out of memory while loading {source.text}: choose bf16 or a smaller model."
+            ) from error
         raise LoadError(_said(source, error)) from error
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import gradio as gr
 from plotly.colors import hex_to_rgb, unlabel_rgb
 
 from inspector.errors import InspectorError, MaskError
-from inspector.units import KINDS, Mask, Unit, all_units, unit
+from inspector.units import KINDS, Mask, all_units, unit
 from inspector.view.figures.style import ONE_SIDED, SIGNED, limits
 
 LABELS = {"attn": "Attention", "ffn": "FFN"}
@@ -46,8 +45,7 @@ class LayerMap(gr.HTML):
     - ``toggle``: units were switched, and the browser has repainted already: do not return the map
       from its own handler. Wire it with ``trigger_mode="always_last"``, take the map as an input
       and read the mask with `read_mask`. (Gradio then runs the handler once more after quick
-      clicks, with the last value but with the data of an old event. With ``"multiple"`` every click
-      has a call and an event of its own, for `read_toggle`.)
+      clicks, with the last value but with the data of an old event.)
     - ``undo`` and ``redo``: Ctrl+Z, and Ctrl+Shift+Z or Ctrl+Y; their handlers return a new value.
     """
 
@@ -147,15 +145,6 @@ def layer_map_value(
     }
 
 
-@dataclass(frozen=True)
-class Toggle:
-    """One use of the map: these units were switched to `muted`, and `mask` is the result."""
-
-    units: list[Unit]
-    muted: bool
-    mask: Mask
-
-
 def read_mask(value: Any, *, before: Mask, disabled: Iterable[str] = ()) -> Mask:
     """The mask that the map shows, from its value as the browser sends it; nothing is trusted.
 
@@ -169,24 +158,6 @@ def read_mask(value: Any, *, before: Mask, disabled: Iterable[str] = ()) -> Mask
     if value.get("depth") != before.depth:
         raise MaskError("the layer map shows another model than the server holds: reload the page.")
     return _checked_mask(value.get("muted"), before, disabled)
-
-
-def read_toggle(event: Any, *, before: Mask, disabled: Iterable[str] = ()) -> Toggle:
-    """Check the `gr.EventData` of ``toggle``, or its data; nothing in it is trusted.
-
-    `before` is the mask that the server holds and `disabled` the units that must not change.
-
-    Raises:
-        InspectorError: malformed, an unknown unit, or a disabled unit that would change.
-    """
-    data = event._data if isinstance(event, gr.EventData) else event
-    if not isinstance(data, Mapping) or not isinstance(data.get("muted"), bool):
-        raise InspectorError(_UNREADABLE)
-    units = [unit(text, before.depth) for text in _texts(data.get("units"))]
-    mask = _checked_mask(data.get("mask"), before, disabled)
-    if any((each in mask) != data["muted"] for each in units):
-        raise InspectorError(_UNREADABLE)
-    return Toggle(units, data["muted"], mask)
 
 
 _UNREADABLE = "the click on the map could not be read: reload the page."

@@ -18,7 +18,7 @@ import plotly.graph_objects as go
 import pytest
 
 from inspector.units import Mask, all_units
-from inspector.view.grid import LayerMap, layer_map_value, measure, read_mask, read_toggle
+from inspector.view.grid import LayerMap, layer_map_value, measure, read_mask
 from inspector.view.plot import Plot
 
 if TYPE_CHECKING:
@@ -64,8 +64,8 @@ def small_page() -> Any:
         return str(read_mask(now, before=Mask(30), disabled={"0.attn"})) or "nothing"
 
     def told(event: gr.EventData) -> str:
-        toggle = read_toggle(event, before=Mask(30), disabled={"0.attn"})
-        return json.dumps([[str(unit) for unit in toggle.units], toggle.muted, str(toggle.mask)])
+        data = event._data
+        return json.dumps([data["units"], data["muted"], str(Mask.of(30, data["mask"]))])
 
     with gr.Blocks() as page:
         layers = LayerMap(value(30, "3.ffn", of="3.ffn"), elem_id="map")

@@ -235,7 +235,9 @@ def test_running_out_of_memory_names_the_levers() -> None:
         torch.OutOfMemoryError("CUDA out of memory"),
         MemoryError(),
         RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 1 bytes"),
-        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"
+        ),
     ):
         with pytest.raises(OutOfMemory) as raised, memory_levers(512):
             raise error

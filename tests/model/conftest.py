@@ -45,7 +45,9 @@ def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def put_in_cache(hub_cache: Path) -> Callable[..., Path]:
     """Lay a repository's files out as the hub's client does: blobs, snapshots, refs."""
 
-    def put(name: str, files: dict[str, bytes], *, commit: str = COMMIT, kind: str = "model") -> Path:
+    def put(
+        name: str, files: dict[str, bytes], *, commit: str = COMMIT, kind: str = "model"
+    ) -> Path:
         repository = hub_cache / f"{kind}s--{name.replace('/', '--')}"
         snapshot = repository / "snapshots" / commit
         for part in (repository / "blobs", repository / "refs", snapshot):
@@ -75,9 +77,7 @@ class Hub:
         self.asked.append((name, revision))
         if self.lookup_error is not None:
             raise self.lookup_error
-        siblings = [
-            {"rfilename": file, "size": size} for file, size in self.files.items()
-        ]
+        siblings = [{"rfilename": file, "size": size} for file, size in self.files.items()]
         return huggingface_hub.ModelInfo(id=name, sha=COMMIT, siblings=siblings)
 
     def hf_hub_download(self, name: str, file: str, *, revision: str, **_: Any) -> str:

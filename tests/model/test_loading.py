@@ -116,7 +116,9 @@ def test_a_cached_model_loads_without_a_network(
     put_in_cache("org/name", {file.name: file.read_bytes() for file in master.iterdir()})
     loaded = load("org/name", dtype="fp32")
     ids = plain.random_ids(loaded, 1, 8)
-    assert torch.equal(plain.logits(loaded, ids), plain.logits(load(str(master), dtype="fp32"), ids))
+    assert torch.equal(
+        plain.logits(loaded, ids), plain.logits(load(str(master), dtype="fp32"), ids)
+    )
     assert size_of("org/name").layers == 4
 
 
@@ -419,9 +421,22 @@ def test_a_broken_gguf_file(tmp_path: Path, content: bytes) -> None:
             call(str(file))
 
 
-def test_out_of_memory_while_loading(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        MemoryError(),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"
+        ),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_out_of_memory_while_loading(
+    error: Exception, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fails(*_: Any, **__: Any) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise error
 
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", fails)
     assert refused(folder) == (
@@ -433,7 +448,11 @@ def test_a_failed_load_leaves_the_present_model_alone(folder: Path) -> None:
     present = load("tiny:llama", dtype="fp32")
     ids = plain.random_ids(present, 1, 8)
     before = plain.logits(present, ids)
-    threads, grad, dtype = torch.get_num_threads(), torch.is_grad_enabled(), torch.get_default_dtype()
+    threads, grad, dtype = (
+        torch.get_num_threads(),
+        torch.is_grad_enabled(),
+        torch.get_default_dtype(),
+    )
     weights = folder / "model.safetensors"
     content = weights.read_bytes()
     weights.write_bytes(content[:5000])

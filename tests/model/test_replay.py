@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -102,26 +101,8 @@ def test_recording_and_the_head_run_no_layer(family: LoadedModel) -> None:
 # The probe, on models that are not what their names say.
 
 
-def doctored(change: Callable[[Any], None], model_type: str = "llama") -> LoadedModel:
-    """A fresh tiny model, changed and probed anew."""
-    loaded = load(f"tiny:{model_type}", dtype="fp32")
-    change(loaded.model)
-    fresh = dataclasses.replace(loaded, units=(), returns={}, not_replayable="")
-    return probe(fresh)
-
-
 def problems(loaded: LoadedModel) -> dict[str, str]:
     return {str(info.unit): info.problem for info in loaded.units if info.problem}
-
-
-def wrap(module: nn.Module, after: Callable[..., Any]) -> None:
-    """Give the instance a forward that hands its own result on to `after`."""
-    inner = module.forward
-
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        return after(inner(*args, **kwargs), *args, **kwargs)
-
-    module.forward = forward
 
 
 def test_the_probe_leaves_no_trace() -> None:
@@ -139,9 +120,9 @@ def test_the_probe_leaves_no_trace() -> None:
 
 def test_a_layer_that_adds_something_of_its_own() -> None:
     def change(model: Any) -> None:
-        wrap(model.model.layers[2], lambda out, *_, **__: out + 0.25)
+        plain.wrap(model.model.layers[2], lambda out, *_, **__: out + 0.25)
 
-    loaded = doctored(change)
+    loaded = plain.doctored(change)
     reason = "muting both units of layer 2 does not leave the residual stream as it was"
     assert problems(loaded) == {"2.attn": reason, "2.ffn": reason}
     assert loaded.not_replayable == ""
@@ -156,9 +137,9 @@ def test_a_layer_that_adds_something_of_its_own() -> None:
 
 def test_an_ffn_that_scales_the_stream_as_well() -> None:
     def change(model: Any) -> None:
-        wrap(model.model.layers[1], lambda out, *_, **__: out * (1 + 2**-20))
+        plain.wrap(model.model.layers[1], lambda out, *_, **__: out * (1 + 2**-20))
 
-    assert set(problems(doctored(change))) == {"1.attn", "1.ffn"}
+    assert set(problems(plain.doctored(change))) == {"1.attn", "1.ffn"}
 
 
 @pytest.mark.parametrize(
@@ -171,7 +152,7 @@ def test_a_unit_that_changes_nothing(unit: str, projection: str, model_type: str
     def change(model: Any) -> None:
         nn.init.zeros_(model.model.layers[layer].get_submodule(projection).weight)
 
-    loaded = doctored(change, model_type)
+    loaded = plain.doctored(change, model_type)
     assert problems(loaded) == {unit: "muting it changes nothing"}
     with pytest.raises(MaskError, match="cannot be muted: muting it changes nothing"):
         loaded.mask(unit)
@@ -183,9 +164,7 @@ def test_a_layer_without_ffn(gone: str) -> None:
         layer = model.model.layers[3]
 
         def attention_alone(hidden_states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-            out, _ = layer.self_attn(
-                hidden_states=layer.input_layernorm(hidden_states), **kwargs
-            )
+            out, _ = layer.self_attn(hidden_states=layer.input_layernorm(hidden_states), **kwargs)
             return hidden_states + out
 
         layer.forward = attention_alone
@@ -194,7 +173,7 @@ def test_a_layer_without_ffn(gone: str) -> None:
         elif gone == "deleted":
             del layer.mlp
 
-    loaded = doctored(change)
+    loaded = plain.doctored(change)
     assert problems(loaded) == {"3.ffn": "layer 3 has no module mlp that the forward pass runs"}
     assert loaded.info(Unit(3, "ffn")).parameters == 0
     assert Unit(3, "attn") in loaded.toggleable()
@@ -218,28 +197,20 @@ def test_a_layer_that_does_not_run_with_a_unit_muted() -> None:
         mlp = layer.mlp
 
         def forward(hidden_states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-            out, _ = layer.self_attn(
-                hidden_states=layer.input_layernorm(hidden_states), **kwargs
-            )
+            out, _ = layer.self_attn(hidden_states=layer.input_layernorm(hidden_states), **kwargs)
             stream = hidden_states + layer.after(out)
             return stream + mlp(layer.post_attention_layernorm(stream))
 
         layer.forward = forward
 
-    loaded = doctored(change)
+    loaded = plain.doctored(change)
     reason = "layer 0 does not run with it muted (ValueError)"
     assert problems(loaded) == {"0.attn": reason, "0.ffn": reason}
     assert loaded.not_replayable == ""
 
 
-def scaled_by_data(cos_sin: Any, x: torch.Tensor, *_: Any, **__: Any) -> Any:
-    """Rotations that depend on the row's own text, so one row's do not serve another."""
-    factor = 1 + x.mean((1, 2), keepdim=True)
-    return cos_sin[0] * factor, cos_sin[1] * factor
-
-
 def test_layer_arguments_that_depend_on_the_text() -> None:
-    loaded = doctored(lambda model: wrap(model.model.rotary_emb, scaled_by_data))
+    loaded = plain.doctored(lambda model: plain.wrap(model.model.rotary_emb, plain.scaled_by_data))
     assert loaded.not_replayable.endswith("run by itself gives another result")
     assert loaded.toggleable()
 
@@ -249,7 +220,7 @@ def test_a_head_that_looks_at_the_text() -> None:
         out.logits = out.logits + input_ids.float().mean()
         return out
 
-    loaded = doctored(lambda model: wrap(model, shift))
+    loaded = plain.doctored(lambda model: plain.wrap(model, shift))
     assert loaded.not_replayable == "its head run by itself gives another result"
     assert len(loaded.toggleable()) == 8
 

@@ -353,9 +353,7 @@ def test_another_revision_than_the_cached_one(
         fetch(parse("org/name@v2"))
 
 
-def test_half_a_cached_model(
-    hub: Hub, put_in_cache: Callable[..., Path], master: Path
-) -> None:
+def test_half_a_cached_model(hub: Hub, put_in_cache: Callable[..., Path], master: Path) -> None:
     put_in_cache("org/name", {"config.json": (master / "config.json").read_bytes()})
     hub.lookup_error = httpx2.ConnectError("no route")
     with pytest.raises(LoadError, match=r"has a config\.json but no weights"):

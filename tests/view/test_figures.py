@@ -486,7 +486,7 @@ def test_perplexity_stands_beside_the_untouched_model():
     (figure,) = figures_of(perplexity())
     assert dict(zip(data_of(figure)[0].y, data_of(figure)[0].x, strict=True)) == {
         "this mask": 20.0,
-        "untouched model": 15.0,
+        "untouched": 15.0,
     }
     assert [row["perplexity"] for row in rows_of(figure)] == ["20", "15"]
 

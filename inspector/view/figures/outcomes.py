@@ -19,7 +19,7 @@ from inspector.view.figures.style import (
     sheet,
 )
 
-MASKED, UNTOUCHED = "this mask", "untouched model"
+MASKED, UNTOUCHED = "this mask", "untouched"
 
 
 def perplexity(result: Perplexity) -> go.Figure:

@@ -1,0 +1,139 @@
+"""Perplexity against a slow reference of the same definition, whatever the stride."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from typing import Any
+
+import pytest
+
+from inspector.errors import MaskError
+from inspector.measure.perplexity import nll, perplexity
+from inspector.model.families import FAMILIES
+from inspector.model.loaded import LoadedModel
+from inspector.model.loading import load
+from inspector.results import Perplexity, from_json
+from inspector.units import Mask
+from tests import plain
+
+LENGTH = 24
+
+
+@pytest.fixture(scope="module")
+def llama() -> LoadedModel:
+    return plain.tiny("llama")
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_every_family(model_type: str) -> None:
+    loaded = plain.tiny(model_type)
+    windows, mask = plain.text(loaded, 5, LENGTH, stride=10), loaded.mask("1.attn,2")
+    total, tokens = plain.perplexity(loaded, windows.ids, 10, mask)
+    ours = perplexity(loaded, windows, mask)
+    assert ours.tokens == tokens == LENGTH - 1 + 4 * 10
+    assert plain.close(ours.nll, total / tokens)
+    assert plain.close(ours.perplexity, math.exp(total / tokens))
+    total, tokens = plain.perplexity(loaded, windows.ids, 10)
+    assert plain.close(ours.baseline["nll"], total / tokens)
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["replayed", "plain"])
+@pytest.mark.parametrize("stride", [1, 2, LENGTH // 2, LENGTH - 2, LENGTH - 1, LENGTH])
+def test_every_stride(llama: LoadedModel, stride: int, whole: bool) -> None:
+    loaded = dataclasses.replace(llama, not_replayable="a test says so") if whole else llama
+    windows, mask = plain.text(llama, 14, LENGTH, stride=stride), llama.mask("2.ffn")
+    total, tokens = plain.perplexity(llama, windows.ids, stride, mask)
+    ours_total, ours_tokens = nll(loaded, windows, mask)
+    assert ours_tokens == tokens
+    assert plain.close(ours_total, total)
+    # Every token of the text but the first, and the first of each window that overlaps no other.
+    text = LENGTH + 13 * stride
+    assert tokens == text - 1 - (13 if stride == LENGTH else 0)
+
+
+def test_context_makes_no_token_count_twice(llama: LoadedModel) -> None:
+    """The same tokens, cut with and without overlap, are each predicted once."""
+    overlapping = plain.text(llama, 9, LENGTH, stride=LENGTH // 2)
+    apart = dataclasses.replace(overlapping, ids=overlapping.ids[::2], stride=LENGTH)
+    _, more = nll(llama, overlapping, llama.empty())
+    _, fewer = nll(llama, apart, llama.empty())
+    assert more == 9 * (LENGTH // 2) + LENGTH // 2 - 1
+    assert fewer == 5 * (LENGTH - 1)
+
+
+def test_the_baseline_is_the_untouched_model(llama: LoadedModel) -> None:
+    windows = plain.text(llama, 4, LENGTH)
+    untouched = perplexity(llama, windows, llama.empty())
+    assert untouched.baseline == {
+        "perplexity": untouched.perplexity,
+        "nll": untouched.nll,
+        "tokens": untouched.tokens,
+    }
+    masked = perplexity(llama, windows, llama.mask("0"))
+    assert masked.baseline == untouched.baseline
+    assert masked.nll != untouched.nll
+
+
+def test_a_known_baseline_is_used_and_not_measured_again(
+    llama: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    windows, mask = plain.text(llama, 4, LENGTH), llama.mask("0")
+    baseline = perplexity(llama, windows, llama.empty()).baseline
+    expected = perplexity(llama, windows, mask)
+    measured: list[str] = []
+    from inspector.measure import perplexity as module
+
+    def spy(loaded: Any, windows: Any, mask: Mask, **more: Any) -> Any:
+        measured.append(str(mask))
+        return nll(loaded, windows, mask, **more)
+
+    monkeypatch.setattr(module, "nll", spy)
+    ours = perplexity(llama, windows, mask, baseline=baseline)
+    assert measured == ["0"]
+    assert (ours.nll, ours.baseline) == (expected.nll, expected.baseline)
+    perplexity(llama, windows, mask)
+    assert measured == ["0", "", "0"]
+
+
+def test_what_a_result_says(llama: LoadedModel) -> None:
+    windows = plain.text(llama, 4, LENGTH, stride=7)
+    ours = perplexity(llama, windows, llama.mask("3.ffn,3.attn"))
+    assert (ours.mask, ours.length, ours.stride) == ("3", LENGTH, 7)
+    assert ours.provenance.corpus == windows.about
+    assert ours.perplexity == math.exp(ours.nll)
+
+
+def test_progress_rises_to_the_whole(llama: LoadedModel) -> None:
+    shares: list[float] = []
+
+    def progress(done: float, total: float, note: str = "", partial: Any = None) -> None:
+        shares.append(done / total)
+
+    for mask in ("", "1"):
+        for stride in (100, 60):
+            shares.clear()
+            windows = plain.text(llama, 5, 100, stride=stride)
+            perplexity(llama, windows, llama.mask(mask), progress=progress)
+            assert shares == sorted(shares)
+            assert shares[-1] == 1
+            assert len(shares) > 3
+
+
+def test_a_perplexity_beyond_all_bounds() -> None:
+    """Exp overflows; the mean NLL is still a number, and the result still JSON."""
+    loaded = load("tiny:llama", dtype="fp32")
+    loaded.model.get_output_embeddings().weight.data *= 1e5
+    ours = perplexity(loaded, plain.text(loaded, 2, LENGTH), loaded.empty())
+    assert ours.nll > 1000
+    assert ours.perplexity == math.inf
+    again = from_json(json.loads(ours.dumps()))
+    assert isinstance(again, Perplexity)
+    assert math.isnan(again.perplexity)
+    assert again.nll == ours.nll
+
+
+def test_refusals(llama: LoadedModel) -> None:
+    with pytest.raises(MaskError, match="a model of 9 layers, the loaded model has 4"):
+        perplexity(llama, plain.text(llama, 2, LENGTH), Mask(9))
