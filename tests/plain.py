@@ -61,7 +61,7 @@ def some_masks(loaded: LoadedModel) -> list[Mask]:
 
 @contextmanager
 def hooked(loaded: LoadedModel, units: Iterable[Unit]) -> Iterator[None]:
-    """Within the block the units' modules compute as ever, and their output is replaced by zeros."""
+    """Within the block the units' modules compute as ever, and zeros take their output's place."""
 
     def zeros(_: Any, __: Any, output: Any) -> Any:
         if isinstance(output, tuple):

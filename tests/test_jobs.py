@@ -1,4 +1,4 @@
-"""The worker: one job at a time, in order, cancelled where it stands, and nothing else in its way."""
+"""The worker: one job at a time, in order, cancelled where it stands, nothing else in its way."""
 
 from __future__ import annotations
 
@@ -207,8 +207,8 @@ def test_unfinished_jobs_are_never_forgotten(
 def test_part_maps_a_piece_onto_the_whole() -> None:
     calls: list[tuple[Any, ...]] = []
 
-    def progress(*args: Any) -> None:
-        calls.append(args)
+    def progress(done: float, total: float, note: str = "", partial: Any = None) -> None:
+        calls.append((done, total, note, partial))
 
     piece = part(progress, 2, 3, 10)
     piece(0, 8)

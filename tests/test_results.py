@@ -116,7 +116,10 @@ EXAMPLES: dict[str, Result] = {
     "benchmark": Benchmark(
         provenance(),
         "",
-        tasks=[TaskScore("arc", "acc", 0.5, 0.01, 100, 0.6, 0.02), TaskScore("x", "acc", 1, NAN, 1)],
+        tasks=[
+            TaskScore("arc", "acc", 0.5, 0.01, 100, 0.6, 0.02),
+            TaskScore("x", "acc", 1.0, NAN, 1),
+        ],
         limit=100,
     ),
     "generation": Generation(

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import torch
 
 from inspector.measure.metrics import METRICS
-from inspector.measure.scoring import HEAD_TOKENS, stream_sums, through
+from inspector.measure.scoring import stream_sums, through
 from inspector.model.loaded import LoadedModel
 from inspector.model.replay import record
 from inspector.units import Unit
 
-ROWS = 8
+ROWS, LENGTH = 4, 256
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Pace:
 
 def pace(loaded: LoadedModel) -> Pace:
     """Measure it: one layer on a few windows, and the head once a metric."""
-    length = min(HEAD_TOKENS, loaded.max_length or HEAD_TOKENS)
+    length = min(LENGTH, loaded.max_length or LENGTH)
     vocabulary = loaded.model.config.get_text_config().vocab_size
     ids = torch.randint(3, vocabulary, (ROWS, length), generator=torch.Generator().manual_seed(0))
     stream, calls = record(loaded, ids)

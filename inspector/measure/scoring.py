@@ -16,15 +16,20 @@ from inspector.errors import OutOfMemory
 from inspector.jobs import Progress
 from inspector.measure.metrics import Metric
 from inspector.model.loaded import LoadedModel, count_parameters, out_of_memory
-from inspector.model.replay import Calls, head, record, run_layer
+from inspector.model.replay import Calls, before_head, record, run_layer, to_logits
 from inspector.model.surgery import mute_units
 from inspector.units import Mask
 
 Tick = Callable[[float], None]
 """Told of work done, in windows gone through one layer; raises Cancelled like a `Progress`."""
 
-HEAD_TOKENS = 128
-"""Tokens whose logits exist at a time: 24 MiB in fp32 for a vocabulary of 49,152."""
+HEAD_TOKENS = 256
+"""Tokens whose logits exist at a time in a two-byte dtype; half as many in fp32. For a vocabulary
+of 49,152 that is 24 MiB: glibc's malloc gives blocks from 32 MiB on back to the system at once, and
+taking their pages anew costs more than the arithmetic on them."""
+
+LOSS_BYTES = 12 << 20
+"""Logits in fp32 that a metric works on at a time; for the same reason."""
 
 LAYER_TOKENS = 4096
 """Tokens that go through a layer at a time."""
@@ -51,6 +56,11 @@ def head_work(loaded: LoadedModel) -> float:
     config = loaded.model.config.get_text_config()
     layer = max(1, count_parameters(loaded.layers[0]))
     return config.vocab_size * config.hidden_size / layer
+
+
+def head_tokens(dtype: torch.dtype) -> int:
+    """How many tokens' logits exist at a time in a dtype."""
+    return max(1, HEAD_TOKENS * 2 // dtype.itemsize)
 
 
 def predicted(metric: Metric, length: int) -> int:
@@ -85,17 +95,33 @@ def stream_sums(
     """
     total = torch.zeros(len(streams), dtype=torch.float64)
     end = predicted(metric, len(ids))
-    for first in range(skip, end, HEAD_TOKENS):
-        last = min(first + HEAD_TOKENS, end)
+    ready = _ready(loaded, streams)
+    known = None if reference is None else _ready(loaded, reference)
+    size = head_tokens(loaded.dtype)
+    for first in range(skip, end, size):
+        last = min(first + size, end)
         against = ids[first + 1 : last + 1].to(loaded.device)
-        if metric.against_logits and reference is not None:
-            against = metric.prepare(head(loaded, reference[:, first:last])[0].float())
-        rows = max(1, HEAD_TOKENS // (last - first))
+        if metric.against_logits and known is not None:
+            against = metric.prepare(to_logits(loaded, known[:, first:last])[0].float())
+        rows = max(1, size // (last - first))
         for row in range(0, len(streams), rows):
-            logits = head(loaded, streams[row : row + rows, first:last]).float()
-            total[row : row + rows] += metric.sums(logits, against)
+            logits = to_logits(loaded, ready[row : row + rows, first:last])
+            total[row : row + rows] += _sums(metric, logits, against)
             tick(head_work(loaded) * len(logits) * (last - first) / end)
     return total
+
+
+def _sums(metric: Metric, logits: torch.Tensor, against: torch.Tensor) -> torch.Tensor:
+    """Sums over the tokens of logits [n, t, V], a few tokens at a time: [n]."""
+    at_a_time = max(1, LOSS_BYTES // (4 * logits.shape[-1] * len(logits)))
+    pieces = zip(logits.split(at_a_time, dim=1), against.split(at_a_time), strict=True)
+    return torch.stack([metric.sums(part.float(), known) for part, known in pieces]).sum(0)
+
+
+def _ready(loaded: LoadedModel, streams: torch.Tensor) -> torch.Tensor:
+    """`before_head`, a bounded number of tokens at a time."""
+    parts = streams.split(max(1, LAYER_TOKENS // streams.shape[1]))
+    return torch.cat([before_head(loaded, rows) for rows in parts])
 
 
 @torch.no_grad()
@@ -110,12 +136,13 @@ def logit_sums(
     """`stream_sums` from whole logits [n, T, V], for a model that cannot be run piece by piece."""
     total = torch.zeros(len(logits), dtype=torch.float64)
     end = predicted(metric, len(ids))
-    for first in range(skip, end, HEAD_TOKENS):
-        last = min(first + HEAD_TOKENS, end)
+    size = head_tokens(logits.dtype)
+    for first in range(skip, end, size):
+        last = min(first + size, end)
         against = ids[first + 1 : last + 1].to(logits.device)
         if metric.against_logits and reference is not None:
             against = metric.prepare(reference[0, first:last].float())
-        total += metric.sums(logits[:, first:last].float(), against)
+        total += _sums(metric, logits[:, first:last], against)
     return total
 
 

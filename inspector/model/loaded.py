@@ -42,7 +42,8 @@ class LoadedModel:
     `source` is what the user asked for, `weights` the revision or file hash that it resolved to.
     `returns` has, for each unit, the length of the tuple that its module returns (0: a bare
     tensor). `not_replayable` says why the model cannot be run layer by layer (see `replay`), else
-    empty.
+    empty. `plain_head` tells that its logits are the output matrix times the normed stream, no
+    more.
     """
 
     model: PreTrainedModel
@@ -54,6 +55,7 @@ class LoadedModel:
     units: tuple[UnitInfo, ...] = ()
     returns: dict[Unit, int] = field(default_factory=dict)
     not_replayable: str = ""
+    plain_head: bool = False
 
     @property
     def depth(self) -> int:

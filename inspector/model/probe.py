@@ -15,7 +15,14 @@ from torch import nn
 from transformers.cache_utils import Cache
 
 from inspector.model.loaded import LoadedModel, UnitInfo, count_parameters
-from inspector.model.replay import Calls, head, record, run_layer
+from inspector.model.replay import (
+    Calls,
+    before_head,
+    head,
+    record,
+    run_layer,
+    to_logits,
+)
 from inspector.model.surgery import mute_units
 from inspector.units import KINDS, Unit
 
@@ -117,6 +124,9 @@ def _judge(
             problems |= _judge_layer(loaded, index, x, y, calls)
         if not loaded.not_replayable and not _head_matches(loaded, streams[-1], logits):
             loaded.not_replayable = "its head run by itself gives another result"
+        loaded.plain_head = not loaded.not_replayable and _is_plain_head(
+            loaded, streams[-1], logits
+        )
     loaded.units = tuple(
         replace(info, problem=info.problem or problems.get(info.unit, "")) for info in loaded.units
     )
@@ -125,6 +135,14 @@ def _judge(
 def _head_matches(loaded: LoadedModel, stream: torch.Tensor, logits: torch.Tensor) -> bool:
     try:
         return _close(head(loaded, stream), logits)
+    except _FAILURES:
+        return False
+
+
+def _is_plain_head(loaded: LoadedModel, stream: torch.Tensor, logits: torch.Tensor) -> bool:
+    loaded.plain_head = True
+    try:
+        return _close(to_logits(loaded, before_head(loaded, stream)), logits)
     except _FAILURES:
         return False
 

@@ -79,6 +79,33 @@ def run_layer(loaded: LoadedModel, index: int, stream: torch.Tensor, calls: Call
 
 
 @torch.no_grad()
+def before_head(loaded: LoadedModel, stream: torch.Tensor) -> torch.Tensor:
+    """What `to_logits` takes, [n, T, H], of a stream [n, T, H] that left the last layer.
+
+    Where the head is nothing but the output matrix (`plain_head`), that is the normed stream, so
+    that logits can be had a few tokens at a time without the model's own forward around them; where
+    the logits are capped or the like, it is the stream as it is.
+    """
+    if not loaded.plain_head:
+        return stream
+    with replaced(_output_matrix(loaded), lambda normed: normed):
+        return head(loaded, stream)
+
+
+@torch.no_grad()
+def to_logits(loaded: LoadedModel, ready: torch.Tensor) -> torch.Tensor:
+    """The logits [n, T, V] of what `before_head` gave."""
+    if loaded.plain_head:
+        return _output_matrix(loaded)(ready)
+    return head(loaded, ready)
+
+
+def _output_matrix(loaded: LoadedModel) -> torch.nn.Module:
+    found: Any = loaded.model.get_output_embeddings()
+    return found
+
+
+@torch.no_grad()
 def head(loaded: LoadedModel, stream: torch.Tensor) -> torch.Tensor:
     """The logits [n, T, V] of a stream [n, T, H] that left the last layer: final norm and head."""
 

@@ -93,6 +93,10 @@ class Card:
                 raise MaskError(f"{unit} cannot be muted: {self.problems[str(unit)]}.")
         return mask
 
+    def takes(self, mask: Mask) -> bool:
+        """Whether this model can be run under the mask; see `check`."""
+        return mask.depth == self.depth and not any(str(unit) in self.problems for unit in mask)
+
     def toggleable(self) -> Mask:
         """The mask of every unit that can be muted."""
         return Mask.of(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from inspector.measure.metrics import METRICS
+from inspector.results import Result
 from inspector.units import Mask, layers
 from inspector.view.grid import layer_map_value, measure
 from inspector.view.session import Session
@@ -26,18 +27,27 @@ class Colour:
     refresh: str = ""
 
 
+def _meaning(session: Session, found: Result, label: str, **more: Any) -> dict[str, Any]:
+    """What a result's colours mean; marked where they are of another model or another mask."""
+    made, card = found.provenance, session.card
+    mine = card is not None and (card.source, card.weights, card.dtype) == (
+        made.source,
+        made.weights,
+        made.dtype,
+    )
+    stale = "" if mine else f"another model, {made.source} in {made.dtype}."
+    mask = Mask.parse(more.pop("under", found.mask), found.depth)
+    return measure(label, stale=stale, mask=mask, **more)
+
+
 def _sweep(session: Session) -> Colouring | None:
     scores = session.scores
     if scores is None:
         return None
     row = METRICS[scores.metric]
     label = "Cost of muting next" if scores.metric == "nll" else f"Muting next: {row.label}"
-    return scores.scores, measure(
-        label,
-        unit=row.unit,
-        signed=scores.metric == "nll",
-        mask=Mask.parse(scores.mask, scores.depth),
-    )
+    signed = scores.metric == "nll"
+    return scores.scores, _meaning(session, scores, label, unit=row.unit, signed=signed)
 
 
 def _similarity(what: str, label: str) -> Callable[[Session], Colouring | None]:
@@ -45,7 +55,7 @@ def _similarity(what: str, label: str) -> Callable[[Session], Colouring | None]:
         found = session.similarity
         if found is None:
             return None
-        return getattr(found, what), measure(label, mask=Mask.parse(found.mask, found.depth))
+        return getattr(found, what), _meaning(session, found, label)
 
     return of
 
@@ -58,8 +68,7 @@ def _angular(session: Session) -> Colouring | None:
         str(unit): float(found.angular_last[unit.layer, unit.layer + 1])
         for unit in layers(0, found.depth - 1)
     }
-    label = "Angle across the layer"
-    return scores, measure(label, unit="of pi", mask=Mask.parse(found.mask, found.depth))
+    return scores, _meaning(session, found, "Angle across the layer", unit="of pi")
 
 
 def _step(session: Session) -> Colouring | None:
@@ -67,9 +76,8 @@ def _step(session: Session) -> Colouring | None:
     if run is None or len(run.steps) < 2:
         return None
     at = min((session.step or 0) + 1, len(run.steps) - 1)
-    before = Mask.parse(run.steps[at - 1].mask, run.depth)
-    label = f"Score at step {at} of the run"
-    return run.steps[at].scores, measure(label, unit=run.metric, mask=before)
+    label, before = f"Score at step {at} of the run", run.steps[at - 1].mask
+    return run.steps[at].scores, _meaning(session, run, label, unit=run.metric, under=before)
 
 
 def _cost(index: int, label: str) -> Callable[[Session], Colouring | None]:

@@ -16,7 +16,11 @@ def command(name: str, card: Card, mask: str, **options: Any) -> str:
     for option, value in {"mask": mask, **options}.items():
         if value is None or value is False or value == "":
             continue
-        words.append(f"--{option.replace('_', '-')}")
-        if value is not True:
-            words.append(f"{value:g}" if isinstance(value, float) else str(value))
+        flag = f"--{option.replace('_', '-')}"
+        if value is True:
+            words.append(flag)
+        elif str(value).startswith("-"):  # it would be taken for an option itself
+            words.append(f"{flag}={value}")
+        else:
+            words += [flag, str(value)]
     return shlex.join(words)

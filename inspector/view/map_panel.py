@@ -23,7 +23,7 @@ from inspector.view.tabs import similarity, sweep
 from inspector.view.wiring import Wiring
 
 LIVE_SAMPLES, LIVE_LENGTH = 4, 256
-MASK = ("map", "mask", "status")
+MASK = ("map", "mask", "live", "status")
 """The sections to redraw after the mask was changed from outside the map."""
 
 
@@ -65,7 +65,9 @@ def build(wiring: Wiring, sidebar: Sidebar) -> None:
         )
 
     wiring.section("map", [layer_map, colour], _draw_map)
-    wiring.section("mask", [text, undo, redo, live], lambda s: _draw_mask(s, wiring))
+    wiring.section("mask", [text, undo, redo], _draw_mask)
+    # On its own: the perplexity comes in while somebody may be typing a mask.
+    wiring.section("live", [live], lambda s: [_live_html(s, wiring)])
     wiring.section("model", [banner, choice], lambda s: _draw_banner(s, wiring))
 
     def set_text(session: Session, written: str) -> None:
@@ -116,19 +118,16 @@ def build(wiring: Wiring, sidebar: Sidebar) -> None:
         else:
             raise InspectorError(f"{wanted.name} needs no measuring.")
 
-    def take_that(session: Session) -> None:
-        if bench.card is not None:
-            session.attach(bench.card, bench.generation)
-
     def load_mine(session: Session) -> None:
         card = session.require_card()
-        bench.load(session, card.source, "auto", DTYPES.get(card.dtype, "auto"))
+        place = card.device.partition(" ")[0]  # without the product's name
+        bench.load(session, card.source, place, DTYPES.get(card.dtype, "auto"))
 
     wiring.on(
         layer_map.toggle,
         toggled,
         [layer_map],
-        redraw=["mask"],
+        redraw=["mask", "live"],
         trigger_mode="always_last",
     )
     wiring.on(text.submit, set_text, [text], redraw=MASK)
@@ -143,7 +142,7 @@ def build(wiring: Wiring, sidebar: Sidebar) -> None:
     wiring.on(last.click, last_n, [count], redraw=MASK)
     wiring.on(best.click, best_n, [count], redraw=MASK)
     wiring.on(colour.input, recolour, [colour], redraw=["map"], keep=[colour])
-    wiring.on(take.click, take_that)
+    wiring.on(take.click, bench.take)
     wiring.on(mine.click, load_mine, redraw=["status"])
     wiring.on(refresh.click, again, sidebar.text, redraw=["status"])
 
@@ -176,25 +175,26 @@ def _draw_map(session: Session) -> list[Any]:
     return [map_value(session), session.colour or chosen(session).name]
 
 
-def _draw_mask(session: Session, wiring: Wiring) -> list[Any]:
+def _draw_mask(session: Session) -> list[Any]:
     return [
         str(session.mask) if session.mask is not None else "",
         gr.update(interactive=bool(session.done)),
         gr.update(interactive=bool(session.undone)),
-        _live_html(session, wiring),
     ]
 
 
 def _draw_banner(session: Session, wiring: Wiring) -> list[Any]:
     there = wiring.bench.card
-    if there is None or session.generation in (0, wiring.bench.generation):
+    if session.generation in (0, wiring.bench.generation):
         return ["", gr.update(visible=False)]
-    words = (
-        f'<p class="banner" role="status">Another page has loaded <strong>{escape(there.source)}'
-        f"</strong> ({escape(there.dtype)}). This page still shows its own model, which is no "
-        "longer in memory.</p>"
-    )
-    return [words, gr.update(visible=True)]
+    words = "A load that failed needed the room: the model of this page is no longer in memory."
+    if there is not None:
+        words = (
+            f"Another page has loaded <strong>{escape(there.source)}</strong> "
+            f"({escape(there.dtype)}). This page still shows its own model, which is no longer in "
+            "memory."
+        )
+    return [f'<p class="banner" role="status">{words}</p>', gr.update(visible=True)]
 
 
 def _live_html(session: Session, wiring: Wiring) -> str:
@@ -204,7 +204,9 @@ def _live_html(session: Session, wiring: Wiring) -> str:
     if session.generation == 0 or session.card is None:
         return _card("Perplexity", "–", "load the model to see what each change costs")
     if job is not None and job.active:
-        return _card("Perplexity", "…", "measuring what this change costs")
+        waits = job.state == "queued" and wiring.bench.worker.ahead_of(job)
+        words = "waiting for another job" if waits else "measuring what this change costs"
+        return _card("Perplexity", "…", words)
     if not isinstance(found, Perplexity) or found.mask != str(session.require_mask()):
         words = session.errors.get("live") or "not measured for this mask"
         return _card("Perplexity", "–", words)
@@ -228,7 +230,7 @@ def _card(label: str, value: str, words: str) -> str:
 def check_live(wiring: Wiring, session: Session) -> None:
     """Measure the present mask's perplexity in the background; a newer change replaces it."""
     bench = wiring.bench
-    if session.generation == 0 or session.generation != bench.generation:
+    if bench.loaded is None or session.generation != bench.generation:
         return
     mask = session.require_mask()
     if session.live.get("wanted") == (session.generation, str(mask)):
@@ -237,7 +239,9 @@ def check_live(wiring: Wiring, session: Session) -> None:
 
     def work(loaded: Any, progress: Any) -> Perplexity:
         length = min(LIVE_LENGTH, loaded.max_length or LIVE_LENGTH)
-        windows = bench.windows(loaded, DEFAULT_CHECK, length=length, samples=LIVE_SAMPLES)
+        windows = bench.windows(
+            loaded, DEFAULT_CHECK, progress=progress, length=length, samples=LIVE_SAMPLES
+        )
         known = session.baselines.get(outcomes.text_key(windows.about))
         return perplexity(loaded, windows, mask, baseline=known, progress=progress)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from inspector.results import Benchmark, Perplexity
 from inspector.units import Mask
-from inspector.view.session import Session
+from inspector.view.session import HISTORY, Session
 
 COLUMNS = ("Check", "This mask", "Untouched", "Off", "Parameters", "KV B/token", "Mask")
 
@@ -16,7 +16,7 @@ def note(session: Session, kind: str, result: Any) -> None:
     if kind == "live" and isinstance(result, Perplexity):
         session.live["result"] = result
         session.baselines[text_key(result.provenance.corpus)] = result.baseline
-        session.touch("mask")
+        session.touch("live")
     elif isinstance(result, Perplexity):
         session.baselines[text_key(result.provenance.corpus)] = result.baseline
         text = f"perplexity, {_cut(result)}"
@@ -43,5 +43,5 @@ def _row(session: Session, mask: str, check: str, value: float, untouched: float
     parameters = card.parameters - sum(card.units[str(unit)][0] for unit in off)
     kv = card.kv_bytes - sum(card.units[str(unit)][1] for unit in off)
     row = [check, value, untouched, len(off), parameters, kv, mask or "nothing"]
-    session.history.insert(0, dict(zip(COLUMNS, row, strict=True)))
+    session.history = [dict(zip(COLUMNS, row, strict=True)), *session.history][:HISTORY]
     session.touch("check")

@@ -63,8 +63,8 @@ def _keep_up(page: gr.Blocks, wiring: Wiring, inputs: sidebar.Sidebar) -> None:
 
     def opened(request: gr.Request) -> Any:
         session = bench.session(request)
-        session.touch(*session.changed)
-        return wiring.redraw(session, everything=True)
+        with session.lock:
+            return wiring.redraw(session, everything=True)
 
     def tick(request: gr.Request) -> Any:
         session = bench.session(request)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 
 from inspector.assets import asset
@@ -13,6 +15,7 @@ from inspector.results import Result, load, save
 from inspector.view.card import Card
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+LONGEST = 120  # characters of a name
 RECORDED = ("similarity", "sweep", "pruning")
 
 
@@ -36,13 +39,20 @@ def keep(result: Result) -> str:
     made = result.provenance
     stamp = made.created.replace(":", "").replace("+0000", "").replace("-", "")
     what = getattr(result, "method", result.kind)
-    name = _UNSAFE.sub("-", f"{stamp}-{what}-{made.source.rpartition('/')[2]}").strip("-.")
+    name = f"{stamp}-{what}-{made.source.rpartition('/')[2]}"
+    name = _UNSAFE.sub("-", name)[:LONGEST].strip("-.")
     path, number = folder() / f"{name}.json", 1
     while path.exists():
         number += 1
         path = folder() / f"{name}-{number}.json"
     save(result, path)
     return path.stem
+
+
+def forget(kept: Iterable[str]) -> None:
+    """Delete runs by their names; those that are gone already are passed over."""
+    for name in kept:
+        (folder() / f"{name}.json").unlink(missing_ok=True)
 
 
 def names() -> list[str]:
@@ -61,8 +71,11 @@ def open_run(name: str) -> Result:
     return load(folder() / f"{name}.json")
 
 
+@lru_cache(maxsize=1)
 def recorded() -> tuple[Card, dict[str, Result]]:
     """The run that fills the page before anything is loaded: the model's card and its results.
+
+    Read once, and shared: copy the dictionary before changing it.
 
     Raises:
         ResultError: a file of it is missing or damaged.

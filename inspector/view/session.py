@@ -12,8 +12,9 @@ from inspector.results import Generation, Result, Scores, Similarity, Trajectory
 from inspector.units import Mask
 from inspector.view.card import Card
 
-UNDO = 200
-SECTIONS = ("map", "mask", "model", "similarity", "sweep", "pruning", "check", "runs")
+UNDO, HISTORY = 200, 200
+"""The most masks and rows of the history that are kept."""
+SECTIONS = ("map", "mask", "live", "model", "similarity", "sweep", "pruning", "check", "runs")
 """The parts of the page that are redrawn when something in them has changed."""
 
 
@@ -34,9 +35,14 @@ class Session:
     live: dict[str, Any] = field(default_factory=dict)
     baselines: dict[str, dict[str, float]] = field(default_factory=dict)
     jobs: dict[str, Job] = field(default_factory=dict)
-    taken: dict[int, int] = field(default_factory=dict)  # job id to the version last looked at
+    born: dict[str, int] = field(default_factory=dict)  # kind of job to the load it was started on
+    taken: dict[str, int] = field(default_factory=dict)  # kind of job to the version last looked at
     errors: dict[str, str] = field(default_factory=dict)
     own_runs: list[str] = field(default_factory=list)
+    looks: dict[str, tuple[str, ...]] = field(
+        default_factory=dict
+    )  # a tab's choices of what to draw
+    closed: bool = False
     changed: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SECTIONS, 1))
     shown: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SECTIONS, 0))
     last_status: tuple[str, bool] | None = None
@@ -77,7 +83,7 @@ class Session:
             self.done = [*self.done, before][-UNDO:]
             self.undone = []
             self.mask = mask
-        self.touch("mask", "map")
+        self.touch("mask", "map", "live")
 
     def undo(self) -> None:
         """The mask before the last change; nothing where there is none."""
@@ -91,14 +97,15 @@ class Session:
         if back:
             forth.append(self.require_mask())
             self.mask = back.pop()
-        self.touch("mask", "map")
+        self.touch("mask", "map", "live")
 
     def attach(self, card: Card, generation: int) -> None:
         """Put a model on the page; the mask stays where the depth allows."""
         same = card.same_model(self.card)
-        keeps = self.mask is not None and self.mask.depth == card.depth
-        if not keeps or not all(str(unit) not in card.problems for unit in self.mask or ()):
+        if self.mask is None or not card.takes(self.mask):
             self.mask, self.done, self.undone = Mask(card.depth), [], []
+        self.done = [mask for mask in self.done if card.takes(mask)]
+        self.undone = [mask for mask in self.undone if card.takes(mask)]
         if not same:
             self.results, self.step, self.live, self.history = {}, None, {}, []
         self.baselines = {}

@@ -105,13 +105,12 @@ def build(wiring: Wiring) -> Sidebar:
                 CHECK_LENGTH, label="Tokens each", precision=0, minimum=2, min_width=80
             )
 
-    wiring.section("model", [now], lambda session: [_now(session)])
+    wiring.section("model", [now], lambda session: [_now(session, bench.generation)])
 
     def sized(request: gr.Request, text: str, where: str, kind: str) -> str:
         """The size from the config alone, before any weights are read."""
         try:
-            bench.source(text or "")
-            found = size_of(text, device=where, dtype=kind, freed=bench.loaded)
+            found = size_of(bench.source(text or ""), device=where, dtype=kind, freed=bench.loaded)
         except InspectorError as error:
             return f'<p class="note bad">{escape(str(error))}</p>'
         return f'<p class="note{"" if found.fits else " bad"}">{escape(str(found))}</p>'
@@ -139,7 +138,7 @@ def build(wiring: Wiring) -> Sidebar:
     )
 
 
-def _now(session: Session) -> str:
+def _now(session: Session, generation: int) -> str:
     card = session.card
     if card is None:
         return '<p class="note">No model is loaded.</p>'
@@ -148,7 +147,8 @@ def _now(session: Session) -> str:
             '<p class="note">On the page: a <strong>recorded</strong> run of '
             f"{escape(card.source)} ({escape(card.dtype)}). Load a model to measure anew.</p>"
         )
+    where = "In memory" if session.generation == generation else "No longer in memory"
     return (
-        f'<p class="note">In memory: <strong>{escape(card.source)}</strong>, '
+        f'<p class="note">{where}: <strong>{escape(card.source)}</strong>, '
         f"{escape(card.weights)}, {escape(card.dtype)} on {escape(card.device)}.</p>"
     )

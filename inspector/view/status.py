@@ -14,7 +14,7 @@ def status_html(bench: Workbench, session: Session) -> str:
     lines = [_line(bench, job) for job in active(session)]
     errors = [
         f'<p class="job-error" role="alert">{escape(text[:1].upper() + text[1:])}</p>'
-        for kind, text in session.errors.items()
+        for kind, text in list(session.errors.items())  # the worker may add one
         if text and kind != "live"
     ]
     return "".join([*lines, *errors])
@@ -22,7 +22,7 @@ def status_html(bench: Workbench, session: Session) -> str:
 
 def active(session: Session) -> list[Job]:
     """The jobs of this page that are queued or running, without the live perplexity."""
-    return [job for kind, job in session.jobs.items() if job.active and kind != "live"]
+    return [job for kind, job in list(session.jobs.items()) if job.active and kind != "live"]
 
 
 def duration(seconds: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from inspector.errors import CorpusError, InspectorError
@@ -42,13 +43,31 @@ def options_of(options: dict[str, Any]) -> dict[str, Any]:
     return {"corpus" if name == "spec" else name: value for name, value in options.items()}
 
 
+def customdata(event: Any) -> Any:
+    """What the point that was clicked carries, as the browser says; None where it says nothing."""
+    data = getattr(event, "_data", None)
+    return data.get("customdata") if isinstance(data, dict) else None
+
+
+def text_of(event: Any) -> str:
+    """The text that a clicked point carries.
+
+    Raises:
+        InspectorError: it carries something else.
+    """
+    data = customdata(event)
+    if not isinstance(data, str) or not data:
+        raise InspectorError("the click on the figure could not be read: reload the page.")
+    return data
+
+
 def whole(value: float | None, what: str, least: int) -> int:
     """A whole number of at least `least`.
 
     Raises:
         CorpusError: it is not; names the field.
     """
-    if value is None or value != int(value) or value < least:
+    if value is None or not math.isfinite(value) or value != int(value) or value < least:
         raise CorpusError(f"say {what}: a whole number of at least {least}.")
     return int(value)
 

@@ -12,7 +12,7 @@ from typing import Any
 import gradio as gr
 
 from inspector.errors import InspectorError
-from inspector.jobs import Job, Progress, Worker, part
+from inspector.jobs import Job, Progress, Worker, part, silent
 from inspector.measure import corpus
 from inspector.measure.corpus import Windows
 from inspector.measure.pace import Pace, pace
@@ -25,6 +25,7 @@ from inspector.view.card import Card
 from inspector.view.session import Session
 
 SESSIONS = 500
+WINDOWS = 16
 SECTIONS_OF = {
     "load": ("model",),
     "similarity": ("similarity", "map"),
@@ -33,9 +34,12 @@ SECTIONS_OF = {
     "perplexity": ("check",),
     "benchmark": ("check",),
     "generation": ("check",),
-    "live": ("mask",),
+    "live": ("live",),
 }
 """The sections of the page that show what a kind of job brings."""
+
+ENDED = -1
+"""Stands for the version of a job whose end has been taken over."""
 
 Work = Callable[[LoadedModel, Progress], Any]
 
@@ -67,22 +71,52 @@ class Workbench:
                 session = self._sessions[key] = Session(key)
                 self._start(session)
                 while len(self._sessions) > SESSIONS:
-                    self._sessions.popitem(last=False)
+                    _, old = self._sessions.popitem(last=False)
+                    self._abandon(old)
+                    if self.public:  # nobody else may see them
+                        runs.forget(old.own_runs)
+            session.closed = False
             self._sessions.move_to_end(key)
             return session
 
     def _start(self, session: Session) -> None:
-        card, results = runs.recorded()
-        session.attach(card, 0)
-        session.results = dict(results)
+        try:
+            card, results = runs.recorded()
+        except InspectorError as error:  # an incomplete installation can still load models
+            session.errors["recorded"] = str(error)
+        else:
+            session.attach(card, 0)
+            session.results = dict(results)
         if self.card is not None:
             session.attach(self.card, self.generation)
+        if not self.public:
+            self._adopt(session)
+
+    def _adopt(self, session: Session) -> None:
+        """Take over the jobs of closed pages: a reloaded page is a new one, and its run goes on."""
+        for other in self._sessions.values():
+            for kind, job in list(other.jobs.items()) if other.closed else ():
+                if job.active and kind != "live":
+                    session.jobs[kind], session.born[kind] = job, other.born[kind]
 
     def close(self, request: gr.Request) -> None:
-        """A page was closed: its mask goes, its jobs that nobody can see any more are cancelled."""
-        session = self._sessions.pop(request.session_hash or "", None)
-        for kind, job in session.jobs.items() if session else ():
-            if kind == "live":  # all else is saved as a run when it ends
+        """A page was closed, or its connection broke off: then it may come back, so it is kept.
+
+        Jobs that nobody could see any more are cancelled: the live perplexity, and on a public
+        server all that are the page's own. What they have measured is saved as a run.
+        """
+        key = request.session_hash or ""
+        with self._lock:
+            session = self._sessions.get(key)
+            if session is not None:
+                session.closed = True
+                session.live.pop("wanted", None)
+                self._sessions.move_to_end(key, last=False)
+                self._abandon(session)
+
+    def _abandon(self, session: Session) -> None:
+        for kind, job in list(session.jobs.items()):
+            if kind == "live" or (self.public and kind != "load"):
                 job.cancel()
 
     def text(self, spec: str) -> str:
@@ -101,20 +135,35 @@ class Workbench:
         Raises:
             InspectorError: a path, on a public server.
         """
-        if self.public and text != BUNDLED and parse(text).kind not in ("hub", "tiny"):
-            raise InspectorError("on this server models come from the hub, by their name.")
+        if self.public and text.strip() != BUNDLED:
+            try:
+                kind = parse(text).kind
+            except InspectorError:  # it would tell which paths there are
+                kind = ""
+            if kind not in ("hub", "tiny"):
+                raise InspectorError("on this server models come from the hub, by their name.")
         return text
 
-    def windows(self, loaded: LoadedModel, spec: str, **cut: Any) -> Windows:
-        """Windows of a text, kept for the next time. Called inside jobs."""
+    def windows(
+        self, loaded: LoadedModel, spec: str, *, progress: Progress = silent, **cut: Any
+    ) -> Windows:
+        """Windows of a text, kept for the next time unless it is a file. Called inside jobs."""
         key = (self.generation, spec, *sorted(cut.items()))
-        if key not in self._windows:
-            self._windows[key] = corpus.windows(
-                loaded.tokenizer, self.text(spec), max_length=loaded.max_length, **cut
-            )
-            while len(self._windows) > 16:
+        if key in self._windows:
+            self._windows.move_to_end(key)
+            return self._windows[key]
+        found = corpus.windows(
+            loaded.tokenizer,
+            self.text(spec),
+            max_length=loaded.max_length,
+            progress=part(progress, 0, 0, 1),  # a note and a way to cancel, no share of the work
+            **cut,
+        )
+        if not spec.startswith("file:"):  # whoever has changed the file wants the new text
+            self._windows[key] = found
+            while len(self._windows) > WINDOWS:
                 self._windows.popitem(last=False)
-        return self._windows[key]
+        return found
 
     def load(self, session: Session, source: str, device: str, dtype: str) -> Job:
         """Queue loading a model for everybody.
@@ -124,28 +173,41 @@ class Workbench:
         self.source(source)
 
         def work(progress: Progress) -> Card:
-            before = self.loaded
             size = size_of(source, device=device, dtype=dtype)
-            if not size.fits and before is not None:
-                size = size_of(source, device=device, dtype=dtype, freed=before)
+            if not size.fits and self.loaded is not None:
+                size = size_of(source, device=device, dtype=dtype, freed=self.loaded)
                 if size.fits:
-                    self._forget(before)
-                    before = None
+                    self._put(None, None, None)
             loaded = load(source, device=device, dtype=dtype, progress=part(progress, 0, 0.9, 1))
             progress(0.9, 1, "measuring this machine's pace")
             speed = None if loaded.not_replayable else pace(loaded)
-            self._forget(before)
-            self.loaded, self.pace, self.card = loaded, speed, Card.of(loaded)
-            self.generation += 1
-            return self.card
+            card = Card.of(loaded)
+            self._put(loaded, speed, card)
+            return card
 
         return self._submit(session, "load", f"Loading {source}", work)
 
-    def _forget(self, loaded: LoadedModel | None) -> None:
-        self.loaded = self.card = self.pace = None
+    def _put(self, loaded: LoadedModel | None, speed: Pace | None, card: Card | None) -> None:
+        """Put a model, or none, in the place of the present one, which is freed."""
+        before = self.loaded
+        with self._lock:
+            self.loaded, self.pace, self.card = loaded, speed, card
+            self.generation += 1
         self._windows.clear()
-        if loaded is not None:
-            free(loaded)
+        if before is not None:
+            free(before)
+
+    def take(self, session: Session) -> None:
+        """Put the server's model on a page.
+
+        Raises:
+            InspectorError: there is none.
+        """
+        with self._lock:
+            card, generation = self.card, self.generation
+        if card is None:
+            raise InspectorError("no model is in memory now: press Load model first.")
+        session.attach(card, generation)
 
     def run(self, session: Session, kind: str, title: str, work: Work, command: str = "") -> Job:
         """Queue work on the loaded model; `command` is the command line that does the same.
@@ -158,14 +220,37 @@ class Workbench:
 
         def guarded(progress: Progress) -> Any:
             if self.loaded is None or self.generation != generation:
-                raise InspectorError("another page has loaded another model meanwhile.")
+                raise InspectorError(f"{title} was not started: the model has changed meanwhile.")
+            found: Any = None
 
             def report(done: float, total: float, note: str = "", partial: Any = None) -> None:
-                progress(done, total, note, _with_command(partial, command))
+                nonlocal found
+                partial = _with_command(partial, command)
+                progress(done, total, note, partial)
+                found = found if partial is None else partial
 
-            return _with_command(work(self.loaded, report), command)
+            try:
+                found = _with_command(work(self.loaded, report), command)
+            finally:
+                # Here and not in `poll`: the page may be closed by now.
+                if kind != "live" and isinstance(found, Result):
+                    self._keep(session, found)
+            return found
 
         return self._submit(session, kind, title, guarded)
+
+    def _keep(self, session: Session, found: Result) -> None:
+        """Save what a job has measured, finished or not."""
+        try:
+            name = runs.keep(found)
+        except InspectorError as error:  # the result itself is still shown
+            with session.lock:
+                session.errors["runs"] = str(error)
+            return
+        with session.lock:
+            session.errors.pop("runs", None)
+            session.own_runs.append(name)
+            session.touch("runs")
 
     def require_model(self, session: Session) -> int:
         """The generation of the model that this page and the server share.
@@ -182,43 +267,46 @@ class Workbench:
         return self.generation
 
     def _submit(self, session: Session, kind: str, title: str, work: Any) -> Job:
-        running = session.jobs.get(kind)
-        if running is not None and running.active:
-            if kind != "live":
-                raise InspectorError(f"{running.title} is still going on: wait, or cancel it.")
-            running.cancel()
-        session.errors.pop(kind, None)
-        job = self.worker.submit(title, work, owner=session.id, kind=kind)
-        session.jobs[kind] = job
-        session.touch(*SECTIONS_OF[kind])
-        return job
+        with session.lock:
+            running = session.jobs.get(kind)
+            if running is not None and running.active:
+                if kind != "live":
+                    raise InspectorError(f"{running.title} is still going on: wait, or cancel it.")
+                running.cancel()
+            elif running is not None:
+                self._look(session, kind, running)  # it has ended since the last poll
+            session.errors.pop(kind, None)
+            job = self.worker.submit(title, work, owner=session.id, kind=kind)
+            session.jobs[kind], session.born[kind] = job, session.generation
+            session.taken.pop(kind, None)
+            session.touch(*SECTIONS_OF[kind])
+            return job
 
     def poll(self, session: Session) -> None:
         """Take over what this page's jobs have brought since the last poll."""
         with session.lock:
             for kind, job in list(session.jobs.items()):
-                version = job.version
-                if session.taken.get(job.id) == version:
-                    continue
-                session.taken[job.id] = version
-                self._take(session, kind, job)
+                self._look(session, kind, job)
 
-    def _take(self, session: Session, kind: str, job: Job) -> None:
-        found = job.result if job.state == "done" else job.partial
+    def _look(self, session: Session, kind: str, job: Job) -> None:
+        version, state = job.version, job.state  # once each: the worker goes on meanwhile
+        if session.taken.get(kind) in (version, ENDED):
+            return
+        session.taken[kind] = version if state in ("queued", "running") else ENDED
+        found = job.result if state == "done" else job.partial
         if kind == "load":
-            if job.state == "done" and self.card is not None and found is self.card:
-                session.attach(self.card, self.generation)
+            if found is not None and found is self.card:
+                self.take(session)
+        elif session.born.get(kind) != session.generation:
+            found = None  # of a model that is no longer on this page
         elif found is not None and session.results.get(kind) is not found:
             session.results[kind] = found
             session.touch(*SECTIONS_OF[kind])
-        if not job.active:
+        if session.taken[kind] == ENDED:
             session.errors[kind] = job.error
-            if found is not None and kind not in ("load", "live"):
-                name = runs.keep(found)
-                session.own_runs.append(name)
-                session.touch("runs")
-            if job.state == "done":
+            if state == "done" and found is not None:
                 outcomes.note(session, kind, found)
+        if kind == "live" or session.taken[kind] == ENDED:
             session.touch(*SECTIONS_OF[kind])
 
     def follow(self, session: Session) -> None:
@@ -227,7 +315,7 @@ class Workbench:
             return
         session.server = self.generation
         if session.generation == 0 and self.card is not None:
-            session.attach(self.card, self.generation)
+            self.take(session)
         session.touch("model")
 
     def warm_up(self) -> None:

@@ -153,7 +153,7 @@ def test_refusals(llama: LoadedModel, text: Windows) -> None:
         sweep(llama, text, llama.mask("2"), units=[Unit(2, "ffn")])
     with pytest.raises(MaskError, match=r"^this model has no unit 9\.ffn\.$"):
         sweep(llama, text, llama.empty(), units=[Unit(9, "ffn")])
-    with pytest.raises(MaskError, match="^no unit is left to score: everything that can be muted"):
+    with pytest.raises(MaskError, match=r"^no unit is left to score: everything that can be muted"):
         sweep(llama, text, llama.mask("0-3"))
     with pytest.raises(MaskError, match="a model of 9 layers, the loaded model has 4"):
         sweep(llama, text, Mask(9))
@@ -224,19 +224,19 @@ def test_cancelling_anywhere_restores_the_model(work: str, whole: bool) -> None:
         loaded = dataclasses.replace(loaded, not_replayable="a test says so")
     windows, mask = plain.text(loaded, 3, 20), loaded.mask("1.ffn")
     before = plain.logits(loaded, windows.ids)
-    calls, stop = 0, 0
+    calls, limit = 0, 0
 
     def progress(done: float, total: float, note: str = "", partial: Any = None) -> None:
         nonlocal calls
         calls += 1
-        if calls == stop:
+        if calls == limit:
             raise Cancelled
 
     WORK[work](loaded, windows, mask, progress)
     count = calls
     assert count > 1
-    for stop in {*range(1, count + 1, max(1, count // 12)), count}:
-        calls = 0
+    for place in {*range(1, count + 1, max(1, count // 12)), count}:
+        calls, limit = 0, place
         with pytest.raises(Cancelled):
             WORK[work](loaded, windows, mask, progress)
         assert not any("forward" in module.__dict__ for module in loaded.model.modules())
@@ -255,7 +255,7 @@ def test_out_of_memory_names_the_levers(work: str, monkeypatch: pytest.MonkeyPat
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     handle = head.register_forward_pre_hook(fails)
-    with pytest.raises(OutOfMemory, match="^out of memory at windows of 20 tokens: use shorter"):
+    with pytest.raises(OutOfMemory, match=r"^out of memory at windows of 20 tokens: use shorter"):
         WORK[work](loaded, windows, loaded.empty(), silent)
     handle.remove()
     assert torch.equal(plain.logits(loaded, windows.ids), before)

@@ -1,4 +1,4 @@
-"""One contract that every family keeps, eager and SDPA: exact muting, exact restoring, the cache."""
+"""One contract that every family keeps, eager and SDPA: exact muting and restoring, the cache."""
 
 from __future__ import annotations
 
@@ -110,18 +110,17 @@ def test_restored_bit_identical(
 
 
 def test_restored_when_the_forward_pass_itself_fails(
-    loaded: LoadedModel, ids: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+    loaded: LoadedModel, ids: torch.Tensor
 ) -> None:
     before = forward(loaded, ids)
 
     def fails(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError
 
+    handle = loaded.layers[3].register_forward_hook(fails)
     with pytest.raises(ZeroDivisionError), muted(loaded, loaded.mask("1,2.attn")):
-        with monkeypatch.context() as patch:
-            patch.setattr(loaded.model.get_output_embeddings(), "forward", fails)
-            forward(loaded, ids)
-    loaded.model.get_output_embeddings().__dict__.pop("forward", None)
+        forward(loaded, ids)
+    handle.remove()
     assert torch.equal(forward(loaded, ids), before)
     assert instance_forwards(loaded) == []
 
@@ -151,7 +150,8 @@ def test_an_instance_forward_is_put_back(loaded: LoadedModel, ids: torch.Tensor)
 @torch.no_grad()
 def head_of_embedding(loaded: LoadedModel, ids: torch.Tensor) -> torch.Tensor:
     """Head(norm(embedding)), written out from what each architecture's paper or code says."""
-    model, kind = loaded.model, loaded.model_type
+    model: Any = loaded.model
+    kind = loaded.model_type
     stream = model.get_input_embeddings()(ids)
     if kind == "gpt2":
         stream = stream + model.get_submodule("transformer.wpe")(torch.arange(ids.shape[1]))
@@ -270,7 +270,8 @@ def is_greedy(
 
 def generate(loaded: LoadedModel, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """New tokens [n, t] and the logits that each was taken from [n, t, V], with a cache."""
-    out: Any = loaded.model.generate(
+    model: Any = loaded.model
+    out = model.generate(
         input_ids=ids,
         attention_mask=(ids != 0).long(),
         generation_config=GREEDY,

@@ -129,9 +129,8 @@ def test_a_layer_that_adds_something_of_its_own() -> None:
     for text in ("2.attn", "2", "0-3.ffn"):
         with pytest.raises(MaskError, match=rf"^2\.(attn|ffn) cannot be muted: {reason}\.$"):
             loaded.mask(text)
-        with pytest.raises(MaskError, match=reason):
-            with muted(loaded, Mask.parse(text, 4)):
-                pytest.fail("the block was entered")
+        with pytest.raises(MaskError, match=reason), muted(loaded, Mask.parse(text, 4)):
+            pytest.fail("the block was entered")
     loaded.mask("0-1,3")
 
 

@@ -103,7 +103,7 @@ def test_files_that_are_no_model(tmp_path: Path) -> None:
         with pytest.raises(LoadError, match=f"^{name} is a pickle, which can run code: convert"):
             parse(str(tmp_path / name))
     (tmp_path / "model.safetensors").touch()
-    with pytest.raises(LoadError, match="^model.safetensors is no model: give its folder"):
+    with pytest.raises(LoadError, match=r"^model.safetensors is no model: give its folder"):
         parse(str(tmp_path / "model.safetensors"))
 
 
@@ -208,7 +208,7 @@ def test_other_sources_are_not_asked_of_the_hub(hub: Hub, folder: Path) -> None:
 def test_a_download_can_be_cancelled(hub: Hub, folder: Path) -> None:
     hub.files, hub.folder = FILES, folder
 
-    def progress(done: float, *_: Any) -> None:
+    def progress(done: float, total: float, note: str = "", partial: Any = None) -> None:
         if done:
             raise Cancelled
 
@@ -349,7 +349,7 @@ def test_another_revision_than_the_cached_one(
 ) -> None:
     put_in_cache("org/name", content(master))
     hub.lookup_error = httpx2.ConnectError("no route")
-    with pytest.raises(LoadError, match="^org/name is not on this machine and the hub cannot"):
+    with pytest.raises(LoadError, match=r"^org/name is not on this machine and the hub cannot"):
         fetch(parse("org/name@v2"))
 
 

@@ -65,8 +65,8 @@ METHODS: dict[str, Method] = {
             calibration="alpaca, 256 rows in windows of 2048 tokens",
             note=(
                 "Greedy over attention and FFN units by perplexity; ties go to the earliest "
-                "attention, then the earliest FFN, as in the authors' code. Only attention and only "
-                "FFN are its mha and mlp types."
+                "attention, then the earliest FFN, as in the authors' code. Attention only and FFN "
+                "only are its mha and mlp types."
             ),
         ),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from inspector.view.texts import cut, options_of, whole
 from inspector.view.wiring import Wiring
 
 PROMPT = "The three most important things to know about volcanoes are"
+_NAME = re.compile(r"\w[\w-]{0,99}", re.ASCII)
 HEADERS: list[str] = list(outcomes.COLUMNS)
 
 
@@ -61,7 +63,7 @@ def _perplexity(wiring: Wiring, sidebar: Sidebar) -> None:
         options = cut(bench, *text, stride=every)
 
         def work(loaded: Any, progress: Any) -> Any:
-            windows = bench.windows(loaded, **options)
+            windows = bench.windows(loaded, **options, progress=progress)
             known = session.baselines.get(outcomes.text_key(windows.about))
             return perplexity(loaded, windows, mask, baseline=known, progress=progress)
 
@@ -95,7 +97,7 @@ def _benchmark(wiring: Wiring) -> None:
         names = [name.strip() for name in (written or "").split(",") if name.strip()]
         if not names:
             raise TaskError("name a task: own, or a name that lm-eval knows.")
-        if bench.public and any(Path(name).exists() or "." in name for name in names):
+        if bench.public and any(not _NAME.fullmatch(n) or Path(n).exists() for n in names):
             raise TaskError("on this server tasks are chosen by name: own, or one of lm-eval's.")
         items = None if not most else whole(most, "how many items", 1)
 
@@ -128,7 +130,11 @@ def _generation(wiring: Wiring) -> None:
 
     def draw(session: Session) -> list[Any]:
         found = session.generated
-        return ["", ""] if found is None else [found.text, found.baseline_text]
+        if found is None:
+            return [gr.update(value="", label="With this mask"), ""]
+        # The mask may have changed since.
+        label = f"With {found.mask} off" if found.mask else "With nothing off"
+        return [gr.update(value=found.text, label=label), found.baseline_text]
 
     def start(session: Session, written: str, count: float | None, template: bool) -> None:
         bench, card, mask = wiring.bench, session.require_card(), session.require_mask()

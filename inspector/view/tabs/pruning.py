@@ -16,7 +16,7 @@ from inspector.view.plot import Plot
 from inspector.view.session import Session
 from inspector.view.sidebar import Sidebar
 from inspector.view.status import active, duration
-from inspector.view.texts import cut, number, options_of, whole
+from inspector.view.texts import customdata, cut, number, options_of, whole
 from inspector.view.wiring import Wiring
 
 ABOUT = (
@@ -37,8 +37,10 @@ def start(wiring: Wiring, session: Session, form: dict[str, Any], *text: Any) ->
     only = form["only"] if form["only"] in KINDS else None
 
     def work(loaded: Any, progress: Any) -> Any:
-        windows = bench.windows(loaded, **options)
-        other = bench.windows(loaded, **{**options, "spec": check}) if check else None
+        windows = bench.windows(loaded, **options, progress=progress)
+        other = None
+        if check:
+            other = bench.windows(loaded, **{**options, "spec": check}, progress=progress)
         return prune(
             loaded,
             windows,
@@ -84,10 +86,14 @@ def estimate(wiring: Wiring, session: Session, form: dict[str, Any], *text: Any)
         for u in all_units(card.depth)
         if u not in mask and u.kind in kinds and str(u) not in card.problems
     ]
-    metric = "nll" if form["metric"] == "perplexity" else form["metric"]
+    remove = int(form["remove"])
+    if remove > len(units):
+        return f"{row.note} **Only {len(units)} units** are left that can be removed."
+    goal = row.metric(form["metric"])
     tokens = options["samples"] * options["length"]
-    seconds = bench.pace.prune(units, int(form["remove"]), tokens, metric=metric)
-    return f"{row.note} **About {duration(seconds)}** here for {int(form['remove'])} units."
+    metric = "nll" if goal == "perplexity" else goal
+    seconds = bench.pace.prune(units, remove, tokens, metric=metric)
+    return f"{row.note} **About {duration(seconds)}** here for {remove} units."
 
 
 def build(wiring: Wiring, sidebar: Sidebar, redraw_mask: tuple[str, ...]) -> None:
@@ -147,11 +153,8 @@ def build(wiring: Wiring, sidebar: Sidebar, redraw_mask: tuple[str, ...]) -> Non
             raise InspectorError("no run is going on.")
         job.cancel()
 
-    def to_step(session: Session, step: float) -> None:
-        go_to(session, int(step))
-
     def click(session: Session, event: gr.EventData) -> None:
-        data = event.customdata  # pyright: ignore
+        data = customdata(event)
         go_to(session, data[0] if isinstance(data, list) and data else data)
 
     wiring.section("pruning", [steps, curve, slider, stop], draw)
@@ -180,7 +183,7 @@ def build(wiring: Wiring, sidebar: Sidebar, redraw_mask: tuple[str, ...]) -> Non
     wiring.estimates.append((guess, [*fields, *sidebar.text], about))
     wiring.on(go.click, begin, [*fields, *sidebar.text], redraw=["status", "pruning"])
     wiring.on(stop.click, cancel, redraw=["status"])
-    wiring.on(slider.release, to_step, [slider], redraw=[*redraw_mask, "pruning"], keep=[slider])
+    wiring.on(slider.release, go_to, [slider], redraw=[*redraw_mask, "pruning"], keep=[slider])
     for plot in (steps, curve):
         wiring.on(plot.point, click, redraw=[*redraw_mask, "pruning"], with_event=True)
 
@@ -192,18 +195,18 @@ def go_to(session: Session, step: Any) -> None:
         InspectorError: there is no run, or no such step.
     """
     run = session.trajectory
-    if run is None:
+    if run is None or not run.steps:
         raise InspectorError("start or open a run first.")
     numbers = [each.step for each in run.steps]
-    if step not in numbers:
+    if not isinstance(step, int | float) or step not in numbers:
         raise InspectorError(f"this run has steps {numbers[0]} to {numbers[-1]}.")
     card = session.require_card()
     if run.depth != card.depth:
         raise InspectorError(
             f"this run is for {run.depth} layers, the model on the page has {card.depth}."
         )
-    session.step = step
     session.set_mask(Mask.parse(run.steps[numbers.index(step)].mask, run.depth))
+    session.step = int(step)
     session.touch("pruning")
 
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import tempfile
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from inspector.errors import InspectorError, ResultError
-from inspector.results import Result, from_json
+from inspector.measure.metrics import metric_named
+from inspector.results import Result, Scores, Similarity, Trajectory, from_json
+from inspector.units import Mask, all_units
 from inspector.view import runs
+from inspector.view.figures import figures_of
 from inspector.view.session import Session
 from inspector.view.wiring import Wiring
 
@@ -66,11 +70,13 @@ def build(wiring: Wiring) -> None:
         try:
             found = find(wiring, bench.session(request), run)
         except InspectorError as error:
-            raise gr.Error(str(error), title="", print_exception=False) from error
+            raise gr.Error(escape(str(error)), title="", print_exception=False) from error
         stem = "recorded" if run == RECORDED else run
-        path = Path(tempfile.mkdtemp()) / f"{stem}.json"
+        path = Path(folder.name) / f"{stem}.json"
         path.write_text(found.dumps(), encoding="utf-8")
         return gr.update(value=str(path), visible=True)
+
+    folder = tempfile.TemporaryDirectory(prefix="layer-inspector-")  # gone with the page
 
     fetch.click(prepare, name, file, show_progress="hidden", api_visibility="private")
     wiring.on(upload.upload, lambda s, path: show(wiring, s, read(path)), [upload], redraw=every)
@@ -96,11 +102,11 @@ def read(path: str) -> Result:
         ResultError: too large, not JSON, or no result.
     """
     file = Path(path)
-    if file.stat().st_size > MAX_BYTES:
-        raise ResultError("this file is larger than 50 MB: it is no run of this program.")
     try:
+        if file.stat().st_size > MAX_BYTES:
+            raise ResultError("this file is larger than 50 MB: it is no run of this program.")
         return from_json(json.loads(file.read_text(encoding="utf-8")))
-    except ValueError as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise ResultError(f"this file is not a saved run: {error}.") from error
 
 
@@ -116,8 +122,38 @@ def show(wiring: Wiring, session: Session, result: Result) -> None:
             f"this run is of a model with {result.depth} layers, the page shows one with "
             f"{card.depth}: load {result.provenance.source} first."
         )
+    require_drawable(result)
     session.results["opened"] = result
     session.results[TAB_OF.get(result.kind, result.kind)] = result
     if result.kind == "trajectory":
         session.step = None
     session.touch("similarity", "sweep", "pruning", "check", "map", "runs")
+
+
+def require_drawable(result: Result) -> None:
+    """Refuse a run that the page could not draw: every redraw would fail from then on.
+
+    Raises:
+        ResultError: something in it is of no use, such as a unit that the model does not have.
+    """
+    units = {str(unit) for unit in all_units(result.depth)}
+    try:
+        Mask.parse(result.mask, result.depth)
+        figures_of(result)
+        named: list[Any] = []
+        if isinstance(result, Scores):
+            metric_named(result.metric)
+            named = [result.scores]
+        if isinstance(result, Similarity):
+            named = [result.turn, result.growth]
+        if isinstance(result, Trajectory):
+            named = [step.scores for step in result.steps]
+            named += [dict.fromkeys(step.removed) for step in result.steps]
+            masks = [Mask.parse(step.mask, result.depth) for step in result.steps]
+            if [step.step for step in result.steps] != list(range(len(masks))):
+                raise ResultError("its steps are not numbered from 0 on")
+        strangers = set().union(*named) - units
+        if strangers:
+            raise ResultError(f"it names {min(strangers)!r}, which is no unit of that model")
+    except (InspectorError, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+        raise ResultError(f"this run cannot be shown: {error}.") from error

@@ -13,7 +13,7 @@ from inspector.view.commands import command
 from inspector.view.plot import Plot
 from inspector.view.session import Session
 from inspector.view.sidebar import Sidebar
-from inspector.view.texts import cut, options_of
+from inspector.view.texts import cut, options_of, text_of
 from inspector.view.wiring import Wiring
 
 ABOUT = (
@@ -29,7 +29,8 @@ def start(wiring: Wiring, session: Session, *text: Any) -> None:
     options = cut(bench, *text)
 
     def work(loaded: Any, progress: Any) -> Any:
-        return similarity(loaded, bench.windows(loaded, **options), mask, progress=progress)
+        windows = bench.windows(loaded, **options, progress=progress)
+        return similarity(loaded, windows, mask, progress=progress)
 
     line = command("similarity", card, str(mask), **options_of(options), kind="angular")
     bench.run(session, "similarity", "Similarity", work, line)
@@ -73,16 +74,15 @@ def build(wiring: Wiring, sidebar: Sidebar, redraw_mask: tuple[str, ...]) -> Non
             figures.units(found, what=each),
         ]
 
-    chosen: dict[str, tuple[str, str, str]] = {}
     shown = [angular, stream, units]
-    wiring.section("similarity", shown, lambda s: draw(s, *chosen.get(s.id, ())))
+    wiring.section("similarity", shown, lambda s: draw(s, *s.looks.get("similarity", ())))
 
     def choose(session: Session, kind: str, rescaled: str, each: str) -> None:
-        chosen[session.id] = (kind, rescaled, each)
+        session.looks["similarity"] = (kind, rescaled, each)
 
     def click(session: Session, event: gr.EventData) -> None:
         card = session.require_card()
-        window = Mask.parse(str(event.customdata), card.depth)  # pyright: ignore
+        window = Mask.parse(text_of(event), card.depth)
         units = [unit for unit in window if str(unit) not in card.problems]
         session.set_mask(session.require_mask().mute(units))
 

@@ -14,7 +14,7 @@ from inspector.view.commands import command
 from inspector.view.plot import Plot
 from inspector.view.session import Session
 from inspector.view.sidebar import Sidebar
-from inspector.view.texts import cut, options_of
+from inspector.view.texts import cut, options_of, text_of
 from inspector.view.wiring import Wiring
 
 ABOUT = (
@@ -29,7 +29,7 @@ def start(wiring: Wiring, session: Session, metric: str, *text: Any) -> None:
     options = cut(bench, *text)
 
     def work(loaded: Any, progress: Any) -> Any:
-        windows = bench.windows(loaded, **options)
+        windows = bench.windows(loaded, **options, progress=progress)
         return sweep(loaded, windows, mask, metric=metric, progress=progress)
 
     line = command("sweep", card, str(mask), metric=metric, **options_of(options))
@@ -58,7 +58,7 @@ def build(wiring: Wiring, sidebar: Sidebar, redraw_mask: tuple[str, ...]) -> Non
 
     def click(session: Session, event: gr.EventData) -> None:
         card = session.require_card()
-        one = unit(str(event.customdata), card.depth)  # pyright: ignore
+        one = unit(text_of(event), card.depth)
         session.set_mask(session.require_mask().mute([one]))
 
     wiring.on(

@@ -1,0 +1,149 @@
+"""The command lines that the page shows: they parse, and mean what the form said."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from conftest import Pages, request, settle  # pyright: ignore
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inspector.cli.commands import build_parser
+from inspector.model.loaded import LoadedModel
+from inspector.units import Mask
+from inspector.view.card import Card
+from inspector.view.commands import command
+from inspector.view.status import active
+
+CARD = Card("smollm2", "sha256 0", "llama", "bfloat16", "cpu", 30, 1, 2, {}, {}, [])
+NASTY = (
+    'say "hi"; rm -rf $HOME `id`',
+    "it's\ntwo lines\t\\ and a tab",
+    "--mask",
+    "-x",
+    "-1",
+    "--prompt=x y",
+    "!history $(id) ${x} *",
+    "日本語 🎉",
+    " leading and trailing ",
+)
+
+
+def parsed(line: str) -> Any:
+    words = shlex.split(line)
+    assert words[0] == "inspector"
+    return build_parser().parse_args(words[1:])
+
+
+@pytest.mark.parametrize("prompt", NASTY)
+def test_any_prompt_comes_through(prompt: str):
+    line = command("generate", CARD, "5.attn", prompt=prompt, tokens=7, chat=True)
+    args = parsed(line)
+    assert (args.prompt, args.tokens, args.chat, args.mask) == (prompt, 7, True, "5.attn")
+    assert (args.model, args.dtype) == ("smollm2", "bf16")
+
+
+@given(st.text(alphabet=st.characters(exclude_categories=["Cs"], exclude_characters="\0")))
+def test_any_text_at_all_comes_through(prompt: str):
+    if prompt:
+        assert parsed(command("generate", CARD, "", prompt=prompt)).prompt == prompt
+
+
+@pytest.mark.parametrize("source", ["org/name@main", "a folder/it's/$HOME", "tiny:llama", "x;y"])
+def test_any_source_comes_through(source: str):
+    card = replace(CARD, source=source)
+    assert parsed(command("sweep", card, "", metric="nll")).model == source
+
+
+@pytest.mark.parametrize(("dtype", "short"), [("float32", "fp32"), ("float16", "fp16")])
+def test_the_dtype_is_the_cards(dtype: str, short: str):
+    assert parsed(command("sweep", replace(CARD, dtype=dtype), "")).dtype == short
+
+
+@given(
+    value=st.floats(min_value=0.001, max_value=1e9, allow_nan=False),
+    seed=st.integers(min_value=0, max_value=2**63),
+)
+def test_numbers_lose_no_digit(value: float, seed: int):
+    args = parsed(command("prune", CARD, "", until_perplexity=value, seed=seed, remove=3))
+    assert (args.until_perplexity, args.seed, args.remove) == (value, seed, 3)
+
+
+def test_what_is_not_set_is_left_out_and_zero_is_not_nothing():
+    line = command("generate", CARD, "", prompt="x", tokens=None, chat=False, seed=0)
+    assert line == "inspector generate smollm2 --dtype bf16 --prompt x --seed 0"
+
+
+# ---- the lines that the tabs make ----------------------------------------------------------------
+
+TEXT = ("pydoc:search", 2, 16, "")
+SEEDED = ("pydoc:search", 2, 16, "7")
+PRUNE = ("finercut", "kl", "attn", 2, "1e6", "pydoc:check")
+
+
+def line_of(pages: Pages, kind: str) -> Any:
+    session = pages.bench.session(request("a"))
+    settle(pages.bench, session, lambda: not active(session))
+    assert not session.errors[kind]
+    found = session.results[kind]
+    args = parsed(found.provenance.command)
+    assert Mask.parse(args.mask, found.depth) == Mask.parse(found.mask, found.depth)
+    assert (args.model, args.dtype) == (found.provenance.source, "fp32")
+    if "corpus" in args:
+        made = found.provenance.corpus
+        cut = (made["name"], made["windows"], made["length"], made["seed"])
+        assert (args.corpus, args.samples, args.length, args.seed) == cut
+    return args, found
+
+
+@pytest.mark.parametrize("form", [TEXT, SEEDED], ids=["first windows", "seeded"])
+@pytest.mark.parametrize(
+    ("kind", "button", "before"),
+    [("similarity", "similarity-go", ()), ("sweep", "sweep-go", ("angular",))],
+)
+def test_searching_lines(ready_pages: Pages, kind: str, button: str, before: Any, form: Any):
+    ready_pages.bench.session(request("a")).set_mask(Mask.parse("1.attn,2", 4))
+    ready_pages.fire(button, "click", *before, *form)
+    args, _ = line_of(ready_pages, kind)
+    if kind == "sweep":
+        assert args.metric == "angular"
+
+
+@pytest.mark.parametrize("form", [PRUNE, ("blockpruner", "perplexity", "both", 1, "", "")])
+def test_pruning_lines(ready_pages: Pages, form: Any):
+    ready_pages.bench.session(request("a")).set_mask(Mask.parse("3.ffn", 4))
+    ready_pages.fire("prune-go", "click", *form, *SEEDED)
+    args, run = line_of(ready_pages, "pruning")
+    assert (args.method, args.metric, args.remove) == (run.method, run.metric, len(run.steps) - 1)
+    assert args.only == ("attn" if form is PRUNE else None)
+    assert args.until_perplexity == (1e6 if form is PRUNE else None)
+    assert args.check_corpus == ("pydoc:check" if form is PRUNE else None)
+    assert run.checked_on_search_text == (form is not PRUNE)
+
+
+@pytest.mark.parametrize("stride", ["", "8"])
+def test_perplexity_lines(ready_pages: Pages, stride: str):
+    ready_pages.fire("perplexity-go", "click", stride, "pydoc:check", 2, 16)
+    args, found = line_of(ready_pages, "perplexity")
+    assert (args.stride or 16) == found.stride
+
+
+def test_generation_lines(ready_pages: Pages, tiny: LoadedModel):
+    ready_pages.fire("generate-go", "click", NASTY[1], 4, False)
+    args, found = line_of(ready_pages, "generation")
+    assert (args.prompt, args.tokens, args.chat) == (found.prompt, 4, False)
+
+
+def test_benchmark_lines(ready_pages: Pages, monkeypatch: pytest.MonkeyPatch):
+    lines = []
+    monkeypatch.setattr(ready_pages.bench, "run", lambda *args: lines.append(args[-1]))
+    ready_pages.bench.session(request("a")).set_mask(Mask.parse("1", 4))
+    for limit in (40, 0, None):
+        ready_pages.fire("benchmark-go", "click", "own, a folder/of tasks", limit)
+    args = [parsed(line) for line in lines]
+    assert [each.limit for each in args] == [40, None, None]
+    assert {each.tasks for each in args} == {"own,a folder/of tasks"}
+    assert {each.mask for each in args} == {"1"}

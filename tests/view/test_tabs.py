@@ -1,0 +1,412 @@
+"""The handlers of the tabs and the map: what forms and clicks do, and that a browser is not trusted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import pytest
+from conftest import Pages, request, settle  # pyright: ignore
+
+from inspector.errors import InspectorError, ResultError
+from inspector.measure.pace import Pace
+from inspector.results import Generation, Result
+from inspector.units import Mask
+from inspector.view.session import Session
+from inspector.view.status import active
+from inspector.view.tabs import pruning
+from inspector.view.wiring import Wiring
+
+FORM: dict[str, Any] = {
+    "method": "finercut",
+    "metric": "js",
+    "only": "both",
+    "remove": 2,
+    "until": "",
+    "check": "pydoc:check",
+}
+TEXT = ("pydoc:search", 2, 16, "")
+
+
+@pytest.fixture
+def session(ready_pages: Pages, measured: dict[str, Result]) -> Session:
+    """The page `a`, with the model loaded and one result for each tab."""
+    made = ready_pages.bench.session(request("a"))
+    made.results = dict(measured)
+    made.set_mask(Mask.parse("1.attn", 4))
+    return made
+
+
+def refused(pages: Pages, session: Session, *fire: Any, match: str | None = None) -> None:
+    """Firing the event is one sentence to the user, and changes nothing."""
+    before = (str(session.mask), session.step, list(session.done), dict(session.results))
+    with pytest.raises(gr.Error, match=match) as caught:
+        fire[0](*fire[1:])
+    assert isinstance(caught.value.__cause__, InspectorError)
+    assert not caught.value.print_exception
+    assert (str(session.mask), session.step, session.done, session.results) == before
+    assert pages.bench.session(request("a")) is session
+
+
+MALFORMED = ["__import__('os')", "9.attn", "attn", "", None, 5, 2.5, True, [], ["1.ffn"], {"a": 1}]
+
+
+@pytest.mark.parametrize("plot", ["sweep", "angular"])
+@pytest.mark.parametrize("data", MALFORMED, ids=repr)
+def test_malformed_clicks_change_nothing(
+    ready_pages: Pages, session: Session, plot: str, data: Any
+):
+    refused(ready_pages, session, ready_pages.click, plot, data)
+
+
+@pytest.mark.parametrize("plot", ["step-map", "curve"])
+@pytest.mark.parametrize(
+    "data",
+    ["__import__('os')", "1", None, 9, -1, 1.5, [], ["x"], [[1]], [9, "1.attn"], {"a": 1}],
+    ids=repr,
+)
+def test_malformed_steps_change_nothing(ready_pages: Pages, session: Session, plot: str, data: Any):
+    refused(ready_pages, session, ready_pages.click, plot, data, match="his run has steps 0 to 3")
+
+
+@pytest.mark.parametrize("plot", ["sweep", "angular", "step-map", "curve"])
+def test_a_click_that_carries_nothing_changes_nothing(
+    ready_pages: Pages, session: Session, plot: str
+):
+    refused(ready_pages, session, ready_pages.click, plot)
+
+
+@pytest.mark.parametrize("step", [None, 9, -1, 0.5, float("nan"), "1"])
+def test_malformed_slider_values_change_nothing(ready_pages: Pages, session: Session, step: Any):
+    refused(ready_pages, session, ready_pages.fire, "step", "release", step)
+
+
+def test_clicks_mute_what_they_say_on_top_of_the_mask(ready_pages: Pages, session: Session):
+    ready_pages.click("sweep", "2.ffn")
+    assert str(session.mask) == "1.attn,2.ffn"
+    ready_pages.click("angular", "2-3")
+    assert str(session.mask) == "1.attn,2-3"
+
+
+def test_a_window_with_a_unit_that_cannot_be_muted_mutes_the_rest(
+    ready_pages: Pages, session: Session
+):
+    session.card = replace(session.require_card(), problems={"3.ffn": "it does nothing"})
+    ready_pages.click("angular", "2-3")
+    assert str(session.mask) == "1.attn,2,3.attn"
+    refused(ready_pages, session, ready_pages.click, "sweep", "3.ffn", match="cannot be muted")
+
+
+def test_a_step_puts_its_mask_on_the_map(ready_pages: Pages, session: Session):
+    run = session.trajectory
+    assert run is not None
+    for element, data in (("step-map", [2, "1.attn"]), ("curve", [1, "x"])):
+        ready_pages.click(element, data)
+        assert (str(session.mask), session.step) == (run.steps[data[0]].mask, data[0])
+    ready_pages.fire("step", "release", 3.0)
+    assert (str(session.mask), session.step) == (run.steps[3].mask, 3)
+    assert type(session.step) is int
+    ready_pages.fire("step", "release", 0)
+    assert (str(session.mask), session.step) == ("", 0)
+    session.undo()
+    assert str(session.mask) == run.steps[3].mask
+
+
+def test_without_a_run_there_is_no_step(session: Session, measured: dict[str, Result]):
+    empty: Any = replace(measured["pruning"], steps=[])
+    for run in (None, empty):
+        session.results["pruning"] = run
+        with pytest.raises(InspectorError, match="start or open a run first"):
+            pruning.go_to(session, 0)
+
+
+def test_a_step_of_a_run_of_another_depth_is_refused(session: Session):
+    session.card = replace(session.require_card(), depth=5)
+    with pytest.raises(InspectorError, match="this run is for 4 layers, the model on the page has"):
+        pruning.go_to(session, 1)
+
+
+def test_a_step_that_mutes_what_this_model_cannot_is_refused(session: Session):
+    run = session.trajectory
+    assert run is not None
+    session.card = replace(session.require_card(), problems={run.removed[0]: "it does nothing"})
+    with pytest.raises(InspectorError, match="cannot be muted"):
+        pruning.go_to(session, 1)
+    assert session.step is None
+
+
+# ---- the mask ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("written", "mask"),
+    [
+        ("2.ffn, 3", "2.ffn,3"),
+        (" 1-2.attn ", "1-2.attn"),
+        ("", ""),
+        ('{"depth": 4, "muted": ["0.attn", "3"]}', "0.attn,3"),
+    ],
+)
+def test_a_mask_is_read_as_text_or_json(
+    ready_pages: Pages, session: Session, written: str, mask: str
+):
+    ready_pages.fire("mask-text", "submit", written)
+    assert str(session.mask) == mask
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ("4.attn", "Layer 4 is out of range: this model has 4 layers"),
+        ("1.mlp", "names no kind of unit"),
+        ("3-1", "runs backwards"),
+        ("x", "is not a unit"),
+        ("{", "not the JSON of a mask"),
+        ('{"depth": 30, "muted": []}', "for a model of 30 layers"),
+        ('{"depth": 4}', "must be a list"),
+        ("<b>", "&lt;b&gt;"),
+    ],
+)
+def test_a_mask_that_cannot_be_read_is_one_sentence(
+    ready_pages: Pages, session: Session, written: str, message: str
+):
+    refused(ready_pages, session, ready_pages.fire, "mask-text", "submit", written, match=message)
+
+
+def test_the_maps_value_is_checked(ready_pages: Pages, session: Session):
+    for value in (None, [], {"depth": 9, "muted": []}, {"depth": 4, "muted": ["9.attn"]}):
+        refused(ready_pages, session, ready_pages.fire, "map", "toggle", value)
+    session.card = replace(session.require_card(), problems={"3.ffn": "it does nothing"})
+    bad = {"depth": 4, "muted": ["1.attn", "3.ffn"]}
+    refused(ready_pages, session, ready_pages.fire, "map", "toggle", bad, match=r"3\.ffn cannot")
+    ready_pages.fire("map", "toggle", {"depth": 4, "muted": ["0.attn", "1.attn"]})
+    assert str(session.mask) == "0-1.attn"
+
+
+def test_undo_redo_reset_and_presets(ready_pages: Pages, session: Session):
+    assert session.similarity is not None
+    start, _ = session.similarity.windows()[2]
+    seen = []
+    for element, event, *values in (
+        ("preset-last", "click", 1),
+        ("undo", "click"),
+        ("redo", "click"),
+        ("reset", "click"),
+        ("preset-best", "click", 2),
+        ("map", "undo"),
+        ("map", "redo"),
+    ):
+        ready_pages.fire(element, event, *values)
+        seen.append(str(session.mask))
+    window = str(Mask.parse(f"{start}-{start + 1}", 4))
+    assert seen == ["1.attn,3", "1.attn", "1.attn,3", "", window, "", window]
+
+
+@pytest.mark.parametrize("button", ["preset-last", "preset-best"])
+@pytest.mark.parametrize("number", [None, 0, 5, -1, float("nan")])
+def test_presets_need_a_number_of_layers(
+    ready_pages: Pages, session: Session, button: str, number: Any
+):
+    refused(
+        ready_pages, session, ready_pages.fire, button, "click", number, match="hoose 1 to 4 layers"
+    )
+
+
+def test_the_best_window_needs_the_similarity(ready_pages: Pages, session: Session):
+    del session.results["similarity"]
+    refused(
+        ready_pages,
+        session,
+        ready_pages.fire,
+        "preset-best",
+        "click",
+        2,
+        match="measure that first",
+    )
+
+
+def test_a_colour_without_data_says_what_to_press_and_is_then_measured(
+    ready_pages: Pages, session: Session
+):
+    bench = ready_pages.bench
+    session.results.clear()
+    with pytest.raises(gr.Error, match="has not been measured yet: press Measure again"):
+        ready_pages.fire("colour", "input", "Turn of the stream")
+    ready_pages.fire("refresh", "click", *TEXT)
+    settle(bench, session, lambda: not active(session))
+    assert session.similarity is not None and session.similarity.mask == "1.attn"
+    ready_pages.fire("colour", "input", "Parameters")
+    with pytest.raises(gr.Error, match="needs no measuring"):
+        ready_pages.fire("refresh", "click", *TEXT)
+
+
+# ---- what needs the model ------------------------------------------------------------------------
+
+STARTS = {
+    "similarity-go": TEXT,
+    "sweep-go": ("nll", *TEXT),
+    "prune-go": (*FORM.values(), *TEXT),
+    "perplexity-go": ("", "pydoc:check", 2, 16),
+    "benchmark-go": ("own", 4),
+    "generate-go": ("Once", 4, False),
+}
+
+
+@pytest.mark.parametrize("button", list(STARTS))
+def test_what_needs_the_model_says_so(pages: Pages, button: str):
+    with pytest.raises(gr.Error, match="needs the model in memory: press Load model first"):
+        pages.fire(button, "click", *STARTS[button])
+
+
+@pytest.mark.parametrize("button", [name for name in STARTS if name != "benchmark-go"])
+def test_what_has_the_model_measures_under_the_present_mask(
+    ready_pages: Pages, session: Session, button: str
+):
+    session.results.clear()
+    ready_pages.fire(button, "click", *STARTS[button])
+    settle(ready_pages.bench, session, lambda: not active(session))
+    (result,) = session.results.values()
+    assert result.mask == "1.attn" and result.provenance.source == "tiny:llama"
+    assert not any(session.errors.values())
+
+
+@pytest.mark.parametrize(
+    ("button", "values", "message"),
+    [
+        ("generate-go", (" ", 4, False), "rite a prompt first"),
+        ("generate-go", ("x", None, False), "how many tokens"),
+        ("generate-go", ("x", 0, False), "how many tokens"),
+        ("benchmark-go", (" , ", 4), "ame a task"),
+        ("benchmark-go", ("own", -1), "how many items"),
+        ("prune-go", (*{**FORM, "until": "x"}.values(), *TEXT), "perplexity to stop at must be a"),
+        ("prune-go", (*{**FORM, "remove": 1.5}.values(), *TEXT), "how many units"),
+        ("prune-go", (*{**FORM, "method": "x"}.values(), *TEXT), "nknown method"),
+        ("prune-cancel", (), "o run is going on"),
+    ],
+)
+def test_a_form_filled_in_wrongly_starts_nothing(
+    ready_pages: Pages, session: Session, button: str, values: Any, message: str
+):
+    refused(ready_pages, session, ready_pages.fire, button, "click", *values, match=message)
+    assert active(session) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"remove": 99}, "cannot remove 99 units: 7 are left"),
+        ({"remove": None}, "say how many units to remove, or up to which perplexity"),
+        ({"until": "-3"}, "must be above 0"),
+        ({"until": "nan"}, "must be above 0"),
+        ({"metric": "perplexity"}, "finercut goes by"),
+        ({"check": "nothing"}, "nothing"),
+    ],
+)
+def test_what_a_run_refuses_is_said_in_the_status(
+    ready_pages: Pages, session: Session, change: dict[str, Any], message: str
+):
+    ready_pages.fire("prune-go", "click", *{**FORM, **change}.values(), *TEXT)
+    settle(ready_pages.bench, session, lambda: not active(session))
+    assert message in session.errors["pruning"]
+    assert "unexpected" not in session.errors["pruning"]
+
+
+@pytest.mark.parametrize(
+    "tasks",
+    ["/etc", "own,/etc/passwd", "x.jsonl", "../x", "~", "~root", "own, ~/tasks", "a b", "x" * 300],
+)
+def test_on_a_public_server_tasks_are_names(ready_pages: Pages, session: Session, tasks: str):
+    ready_pages.bench.public = True
+    fire = ready_pages.fire
+    refused(ready_pages, session, fire, "benchmark-go", "click", tasks, 4, match="chosen by name")
+
+
+def test_on_a_public_server_a_folder_beside_the_program_is_no_task(
+    ready_pages: Pages, session: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    (tmp_path / "tasks").mkdir()
+    monkeypatch.chdir(tmp_path)
+    ready_pages.bench.public = True
+    fire = ready_pages.fire
+    refused(ready_pages, session, fire, "benchmark-go", "click", "tasks", 4, match="chosen by name")
+
+
+def test_the_generated_text_says_which_mask_it_is_of(ready_pages: Pages, session: Session):
+    made = session.results["sweep"].provenance
+    session.results["generation"] = Generation(made, "2", "Once", " upon", " a", 1, 1)
+    session.set_mask(Mask.parse("3", 4))
+    wiring = Wiring(ready_pages.bench)
+    from inspector.view.tabs import check
+
+    with gr.Blocks():
+        check._generation(wiring)
+    ours, theirs = wiring.sections[-1].draw(session)
+    assert (ours["value"], ours["label"], theirs) == (" upon", "With 2 off", " a")
+
+
+def test_what_a_page_chooses_to_see_is_its_own_and_goes_with_it(
+    ready_pages: Pages, session: Session
+):
+    bench = ready_pages.bench
+    other = bench.session(request("b"))
+    radios = [b for b in ready_pages.blocks.blocks.values() if isinstance(b, gr.Radio)]
+    handler = next(
+        f for f in ready_pages.blocks.fns.values() if (radios[0]._id, "input") in f.targets
+    )
+    handler.fn(request("a"), "all", "rescaled", "growth")
+    assert session.looks == {"similarity": ("all", "rescaled", "growth")}
+    assert other.looks == {}
+
+
+# ---- the estimate --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def paced(ready_pages: Pages, session: Session) -> Wiring:
+    """A machine of a known pace: a second for a token in a layer, none for the head."""
+    wiring = Wiring(ready_pages.bench)
+    wiring.bench.pace = Pace(1.0, dict.fromkeys(("nll", "js", "kl", "angular", "norm"), 0.0), 4)
+    return wiring
+
+
+def test_the_estimate_is_the_paces(paced: Wiring, session: Session):
+    words = pruning.estimate(paced, session, FORM, *TEXT)
+    # Units 0, 2 and 3 have both kinds left, 1 has its FFN: 4 + 4+4 + 3 + 2+2 + 1+1 layers a token,
+    # 32 tokens, and then six sevenths of it: 672 s + 576 s, whole minutes.
+    assert words.endswith("**About 20 min** here for 2 units.")
+    only = pruning.estimate(paced, session, {**FORM, "only": "attn", "remove": 1}, *TEXT)
+    assert only.endswith("**About 5 min 52 s** here for 1 units.")  # 4 + 4 + 2 + 1 layers: 352 s
+
+
+def test_more_units_than_there_are_take_no_time(paced: Wiring, session: Session):
+    words = pruning.estimate(paced, session, {**FORM, "remove": 8}, *TEXT)
+    assert words.endswith("**Only 7 units** are left that can be removed.")
+    session.card = replace(session.require_card(), problems={"3.ffn": "it does nothing"})
+    words = pruning.estimate(paced, session, {**FORM, "remove": 7}, *TEXT)
+    assert words.endswith("**Only 6 units** are left that can be removed.")
+
+
+def test_without_a_pace_or_a_number_there_is_no_estimate(paced: Wiring, session: Session):
+    note = pruning.method_named("finercut").note
+    assert pruning.estimate(paced, session, {**FORM, "remove": None}, *TEXT) == note
+    paced.bench.pace = None
+    assert pruning.estimate(paced, session, FORM, *TEXT) == note
+
+
+def test_before_loading_it_says_what_to_do(pages: Pages):
+    session = pages.bench.session(request("a"))
+    words = pruning.estimate(Wiring(pages.bench), session, FORM, *TEXT)
+    assert words.endswith("**Load the model** to start a run.")
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [({"method": "x"}, ResultError), ({"metric": "perplexity"}, ResultError)],
+)
+def test_a_form_that_fits_no_method_is_said(
+    paced: Wiring, session: Session, change: dict[str, Any], error: type[Exception]
+):
+    with pytest.raises(error):
+        pruning.estimate(paced, session, {**FORM, **change}, *TEXT)
