@@ -18,10 +18,25 @@ import torch
 from torch import nn
 
 from inspector.measure.corpus import Windows
+from inspector.model.families import FAMILIES, TINY_ALIASES
 from inspector.model.loaded import LoadedModel
 from inspector.model.loading import load
 from inspector.model.probe import probe
 from inspector.units import Mask, Unit, all_units
+
+TYPES = [model_type for model_type in FAMILIES if model_type not in TINY_ALIASES]
+"""Every model type with a tiny model of its own."""
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """On a tiny model more threads cost more than they give."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @cache
@@ -202,9 +217,11 @@ def differences(ours: dict[str, float], theirs: dict[str, float], **tolerance: f
 # Models that are not what their names say.
 
 
-def doctored(change: Callable[[Any], None], model_type: str = "llama") -> LoadedModel:
+def doctored(
+    change: Callable[[Any], None], model_type: str = "llama", *, dtype: str = "fp32"
+) -> LoadedModel:
     """A fresh tiny model, changed and probed anew."""
-    loaded = load(f"tiny:{model_type}", dtype="fp32")
+    loaded = load(f"tiny:{model_type}", dtype=dtype)
     change(loaded.model)
     fresh = dataclasses.replace(loaded, units=(), returns={}, not_replayable="")
     return probe(fresh)
@@ -222,5 +239,5 @@ def wrap(module: nn.Module, after: Callable[..., Any]) -> None:
 
 def scaled_by_data(cos_sin: Any, x: torch.Tensor, *_: Any, **__: Any) -> Any:
     """Rotations that depend on the row's own text, so one row's do not serve another."""
-    factor = 1 + x.mean((1, 2), keepdim=True)
+    factor = 1 + 200 * x.mean((1, 2), keepdim=True)
     return cos_sin[0] * factor, cos_sin[1] * factor

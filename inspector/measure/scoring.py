@@ -28,8 +28,9 @@ HEAD_TOKENS = 256
 of 49,152 that is 24 MiB: glibc's malloc gives blocks from 32 MiB on back to the system at once, and
 taking their pages anew costs more than the arithmetic on them."""
 
-LOSS_BYTES = 12 << 20
-"""Logits in fp32 that a metric works on at a time; for the same reason."""
+LOSS_BYTES = 1 << 20
+"""Logits in fp32 that a metric works on at a time. A divergence takes about ten passes over them:
+within a core's own cache these cost a fifth of what they cost over a whole block."""
 
 LAYER_TOKENS = 4096
 """Tokens that go through a layer at a time."""

@@ -27,6 +27,8 @@ from inspector.measure.scoring import (
 )
 from tests import plain
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 DIVERGENCES = [name for name, metric in METRICS.items() if metric.against_logits]
 TOKENS, VOCABULARY = 9, 301
 

@@ -11,12 +11,13 @@ import pytest
 
 from inspector.errors import MaskError
 from inspector.measure.perplexity import nll, perplexity
-from inspector.model.families import FAMILIES
 from inspector.model.loaded import LoadedModel
 from inspector.model.loading import load
 from inspector.results import Perplexity, from_json
 from inspector.units import Mask
 from tests import plain
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 LENGTH = 24
 
@@ -26,7 +27,7 @@ def llama() -> LoadedModel:
     return plain.tiny("llama")
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("model_type", plain.TYPES)
 def test_every_family(model_type: str) -> None:
     loaded = plain.tiny(model_type)
     windows, mask = plain.text(loaded, 5, LENGTH, stride=10), loaded.mask("1.attn,2")

@@ -21,6 +21,8 @@ from inspector.results import Trajectory
 from inspector.units import KINDS, Mask, Unit, all_units
 from tests import plain
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 LENGTH = 40
 
 

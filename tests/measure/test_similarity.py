@@ -16,11 +16,14 @@ from inspector.measure import similarity as module
 from inspector.measure.similarity import similarity
 from inspector.model.families import FAMILIES
 from inspector.model.loaded import LoadedModel
+from inspector.model.loading import load
 from inspector.units import Mask, Unit, all_units
 from tests import plain
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 LENGTH = 24
-SANDWICH = {"gemma2", "gemma3", "gemma3_text", "olmo2"}  # a norm follows the attention
+SANDWICH = {"gemma2", "gemma3_text", "olmo2"}  # a norm follows the attention
 PARALLEL = {"gpt_neox", "phi"}  # attention and FFN read the same stream
 
 
@@ -103,7 +106,7 @@ def check(loaded: LoadedModel, windows: Any, mask: Mask) -> None:
 
 
 @pytest.mark.parametrize("mask", ["", "1.attn,2.ffn", "2", "0-3.ffn"])
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("model_type", plain.TYPES)
 def test_every_family(model_type: str, mask: str) -> None:
     loaded = plain.tiny(model_type)
     check(loaded, plain.text(loaded, 3, LENGTH), loaded.mask(mask))
@@ -124,7 +127,7 @@ def test_pieces_of_any_size(tokens: int, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_the_last_output_is_not_normed() -> None:
-    loaded = plain.tiny("llama")
+    loaded = load("tiny:llama", dtype="fp32")  # transformers leaves hooks for hidden states behind
     windows = plain.text(loaded, 2, LENGTH)
     with torch.no_grad():
         normed = loaded.model(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,16 @@ import pytest
 from huggingface_hub.utils import _cache_manager
 
 from inspector.model.tiny import tiny_model, tiny_tokenizer
+from tests import plain
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """See `plain.one_thread`."""
+    with plain.one_thread():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,8 @@ from inspector.model.tiny import tiny_config, tiny_tokenizer
 from inspector.units import Mask, Unit, all_units
 from tests import plain
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 NO_SDPA = {"gemma2"}  # transformers refuses it: its attention caps the scores
 CASES = [
     (model_type, attention)

@@ -27,6 +27,8 @@ from tests import plain
 if TYPE_CHECKING:
     from tests.model.conftest import Hub
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
 
 

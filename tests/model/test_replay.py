@@ -12,18 +12,19 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from inspector.errors import LoadError, MaskError
-from inspector.model.families import FAMILIES
 from inspector.model.loaded import LoadedModel
 from inspector.model.loading import load
 from inspector.model.probe import probe
-from inspector.model.replay import head, record, run_layer
+from inspector.model.replay import before_head, head, record, run_layer, to_logits
 from inspector.model.surgery import muted
 from inspector.model.tiny import tiny_config, tiny_tokenizer
 from inspector.units import Mask, Unit
 from tests import plain
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 
-@pytest.fixture(scope="module", params=FAMILIES)
+
+@pytest.fixture(scope="module", params=plain.TYPES)
 def family(request: pytest.FixtureRequest) -> LoadedModel:
     return plain.tiny(request.param)
 
@@ -106,7 +107,7 @@ def problems(loaded: LoadedModel) -> dict[str, str]:
 
 
 def test_the_probe_leaves_no_trace() -> None:
-    loaded = plain.tiny("llama")
+    loaded = load("tiny:llama", dtype="fp32")
     ids = plain.random_ids(loaded, 1, 8)
     before = plain.logits(loaded, ids)
     again = probe(dataclasses.replace(loaded, units=(), returns={}))
@@ -208,10 +209,32 @@ def test_a_layer_that_does_not_run_with_a_unit_muted() -> None:
     assert loaded.not_replayable == ""
 
 
-def test_layer_arguments_that_depend_on_the_text() -> None:
-    loaded = plain.doctored(lambda model: plain.wrap(model.model.rotary_emb, plain.scaled_by_data))
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_layer_arguments_that_depend_on_the_text(dtype: str) -> None:
+    loaded = plain.doctored(
+        lambda model: plain.wrap(model.model.rotary_emb, plain.scaled_by_data), dtype=dtype
+    )
     assert loaded.not_replayable.endswith("run by itself gives another result")
     assert loaded.toggleable()
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
+def test_the_head_in_two_pieces(family: LoadedModel, dtype: str) -> None:
+    """Where it is the output matrix alone; a cap on the logits must not go unnoticed."""
+    loaded = load(f"tiny:{family.model_type}", dtype=dtype)
+    assert loaded.not_replayable == ""
+    assert loaded.plain_head == (loaded.model_type != "gemma2")
+    ids = plain.random_ids(loaded, 3, 20)
+    entering, logits = streams(loaded, ids)
+    assert torch.equal(to_logits(loaded, before_head(loaded, entering[-1])), logits)
+    assert not any("forward" in module.__dict__ for module in loaded.model.modules())
+
+
+def test_a_scaled_head_in_two_pieces() -> None:
+    for model_type in ("cohere", "granite"):
+        loaded = plain.tiny(model_type)
+        entering, logits = streams(loaded, plain.random_ids(loaded, 2, 20))
+        assert near(to_logits(loaded, before_head(loaded, entering[-1])), logits)
 
 
 def test_a_head_that_looks_at_the_text() -> None:
@@ -221,6 +244,7 @@ def test_a_head_that_looks_at_the_text() -> None:
 
     loaded = plain.doctored(lambda model: plain.wrap(model, shift))
     assert loaded.not_replayable == "its head run by itself gives another result"
+    assert not loaded.plain_head
     assert len(loaded.toggleable()) == 8
 
 

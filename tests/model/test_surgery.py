@@ -23,6 +23,8 @@ from inspector.model.surgery import mute_units, muted, replaced
 from inspector.units import Mask, Unit, all_units
 from tests import plain
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 UNITS = all_units(4)
 
 

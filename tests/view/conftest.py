@@ -1,4 +1,4 @@
-"""A page without a browser: a workbench, requests as its pages send them, and a small recorded run."""
+"""A page without a browser: a workbench, requests as pages send them, a small recorded run."""
 
 from __future__ import annotations
 
@@ -72,8 +72,20 @@ class Pages:
 
     def _handler(self, element: str, event: str) -> Any:
         (block,) = [b for b in self.blocks.blocks.values() if b.elem_id == element]
-        (found,) = [f for f in self.blocks.fns.values() if (block._id, event) in f.targets]
-        return found.fn
+        return self.handler(block, event)
+
+    def handler(self, block: Any, event: str) -> Any:
+        """What runs on a component's event; the first that was connected."""
+        return next(f.fn for f in self.blocks.fns.values() if (block._id, event) in f.targets)
+
+    def component(self, kind: type, **attributes: Any) -> Any:
+        """The first component of a type with these attributes."""
+        return next(
+            block
+            for block in self.blocks.blocks.values()
+            if isinstance(block, kind)
+            and all(getattr(block, name) == value for name, value in attributes.items())
+        )
 
 
 @pytest.fixture(scope="session")

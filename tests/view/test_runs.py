@@ -151,7 +151,7 @@ def test_a_saved_run_is_opened_in_its_tab(pages: Pages, measured: dict[str, Resu
 @pytest.mark.parametrize("name", ["../x", "nothing", None, ""])
 def test_what_is_no_saved_run_is_one_sentence(pages: Pages, name: str | None):
     for element in ("run-open", "run-download"):
-        with pytest.raises(gr.Error, match="[Tt]here is no saved run"):
+        with pytest.raises(gr.Error, match=r"[Tt]here is no saved run"):
             pages.fire(element, "click", name)
 
 

@@ -113,8 +113,10 @@ def test_the_same_weights_again_keep_the_results_but_no_baseline(
 
 
 @pytest.mark.parametrize("change", [{"dtype": "bfloat16"}, {"weights": "x"}, {"source": "x"}])
-def test_another_dtype_is_another_model(session: Session, card: Card, change: dict[str, str]):
-    session.results["sweep"] = Any
+def test_other_weights_are_another_model(
+    session: Session, card: Card, measured: dict[str, Result], change: dict[str, str]
+):
+    session.results = dict(measured)
     session.attach(replace(card, **change), 2)
     assert session.results == {}
 

@@ -127,9 +127,8 @@ def test_rows_say_what_was_off_and_what_it_saves(
         f"{tiny.kv_bytes_left(mask):,}",
         "1.attn,2",
     ]
-    assert new[3:] == ["0", f"{tiny.parameters:,}", f"{tiny.kv_bytes_left(tiny.empty()):,}"] + [
-        "nothing"
-    ]
+    whole = f"{tiny.kv_bytes_left(tiny.empty()):,}"
+    assert new[3:] == ["0", f"{tiny.parameters:,}", whole, "nothing"]
 
 
 def test_a_benchmark_is_a_row_for_each_metric(session: Session, measured: dict[str, Result]):

@@ -1,4 +1,4 @@
-"""The handlers of the tabs and the map: what forms and clicks do, and that a browser is not trusted."""
+"""The handlers of tabs and map: what forms and clicks do, and that no browser is trusted."""
 
 from __future__ import annotations
 
@@ -115,9 +115,9 @@ def test_a_step_puts_its_mask_on_the_map(ready_pages: Pages, session: Session):
 
 
 def test_without_a_run_there_is_no_step(session: Session, measured: dict[str, Result]):
-    empty: Any = replace(measured["pruning"], steps=[])
-    for run in (None, empty):
-        session.results["pruning"] = run
+    empty: dict[str, Result] = {"pruning": replace(measured["pruning"], steps=[])}
+    for results in ({}, empty):
+        session.results = results
         with pytest.raises(InspectorError, match="start or open a run first"):
             pruning.go_to(session, 0)
 
@@ -351,11 +351,8 @@ def test_what_a_page_chooses_to_see_is_its_own_and_goes_with_it(
 ):
     bench = ready_pages.bench
     other = bench.session(request("b"))
-    radios = [b for b in ready_pages.blocks.blocks.values() if isinstance(b, gr.Radio)]
-    handler = next(
-        f for f in ready_pages.blocks.fns.values() if (radios[0]._id, "input") in f.targets
-    )
-    handler.fn(request("a"), "all", "rescaled", "growth")
+    tokens = ready_pages.component(gr.Radio, label="Tokens")
+    ready_pages.handler(tokens, "input")(request("a"), "all", "rescaled", "growth")
     assert session.looks == {"similarity": ("all", "rescaled", "growth")}
     assert other.looks == {}
 

@@ -268,14 +268,9 @@ def test_load_mine_again_asks_for_the_same_device_and_dtype(
     session, asked = bench.session(request("a")), []
     monkeypatch.setattr(bench, "load", lambda _, *rest: asked.append(rest))
     session.card = replace(session.require_card(), device="cuda:1 (Some GPU)", dtype="float16")
-    button = next(b for b in ready_pages.blocks.blocks.values() if b_value(b) == "Load mine again")
-    (handler,) = [f for f in ready_pages.blocks.fns.values() if (button._id, "click") in f.targets]
-    handler.fn(request("a"))
+    button = ready_pages.component(gr.Button, value="Load mine again")
+    ready_pages.handler(button, "click")(request("a"))
     assert asked == [("tiny:llama", "cuda:1", "fp16")]
-
-
-def b_value(block: Any) -> Any:
-    return getattr(block, "value", None)
 
 
 # ---- jobs ----------------------------------------------------------------------------------------
@@ -654,9 +649,7 @@ def test_what_counts_as_public(monkeypatch: pytest.MonkeyPatch):
 
 
 def tick(pages: Pages, at: str = "a") -> list[Any]:
-    (timer,) = [b for b in pages.blocks.blocks.values() if isinstance(b, gr.Timer)]
-    (found,) = [f for f in pages.blocks.fns.values() if (timer._id, "tick") in f.targets]
-    return found.fn(request(at))
+    return pages.handler(pages.component(gr.Timer), "tick")(request(at))
 
 
 def test_a_tick_draws_what_is_new_and_nothing_twice(ready_pages: Pages):
@@ -681,8 +674,8 @@ def test_every_handler_and_every_drawing_holds_the_sessions_lock(
 
     monkeypatch.setattr(page.Wiring, "redraw", watched)
     tick(ready_pages)
-    (opened,) = [f for f in ready_pages.blocks.fns.values() if f.name == "opened"]
-    opened.fn(request("a"))
+    opened: Any = next(f.fn for f in ready_pages.blocks.fns.values() if f.name == "opened")
+    opened(request("a"))
     assert held == [True, True]
 
 
