@@ -22,7 +22,7 @@ def main() -> None:
             executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
         )
         for theme in ("light", "dark"):
-            view = browser.new_page(viewport={"width": 1360, "height": 1320})
+            view = browser.new_page(viewport={"width": 1360, "height": 1700})
             view.goto(f"{address}?__theme={theme}")
             view.wait_for_selector("#step-map .main-svg", timeout=120_000)
             view.locator("#step input[type=number]").fill("6")

@@ -131,7 +131,7 @@ MODELS: list[tuple[dict[str, bytes], str]] = [
     ({}, "has no config.json"),
     ({"config.json": b'{"model_type": "llama"}'}, "no weights"),
     ({"config.json": b'{"model_type": "llama"}', "pytorch_model.bin": b"x"}, "only as pickles"),
-    ({"config.json": b"{"}, "is not a valid JSON file"),
+    ({"config.json": b"{", "model.safetensors": b""}, "is not a valid JSON file"),
 ]
 
 
@@ -271,7 +271,10 @@ def test_ctrl_c_stops_a_running_process(tmp_path: Path) -> None:
     command += ["--corpus", f"file:{tmp_path / 'long.txt'}", "--length", "8", "-o", str(file)]
     (tmp_path / "long.txt").write_text("a long text, " * 30_000, encoding="utf-8")
     ours, theirs = os.openpty()  # on a terminal progress shows at once
+    # A shell's background job, CI for one, hands down that interrupts are to be ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs)
+    signal.signal(signal.SIGINT, before)
     os.close(theirs)
     seen = b""
     while b"worth" not in seen or b"left" not in seen[seen.index(b"worth") :]:

@@ -183,7 +183,14 @@ def build(wiring: Wiring, sidebar: Sidebar, redraw_mask: tuple[str, ...]) -> Non
     wiring.estimates.append((guess, [*fields, *sidebar.text], about))
     wiring.on(go.click, begin, [*fields, *sidebar.text], redraw=["status", "pruning"])
     wiring.on(stop.click, cancel, redraw=["status"])
-    wiring.on(slider.release, go_to, [slider], redraw=[*redraw_mask, "pruning"], keep=[slider])
+    wiring.on(
+        slider.input,
+        go_to,
+        [slider],
+        redraw=[*redraw_mask, "pruning"],
+        keep=[slider],
+        trigger_mode="always_last",
+    )
     for plot in (steps, curve):
         wiring.on(plot.point, click, redraw=[*redraw_mask, "pruning"], with_event=True)
 
