@@ -17,7 +17,9 @@ from inspector.errors import MaskError
 KINDS = ("attn", "ffn")
 """The kinds of unit in the order in which a layer applies them."""
 
-_PART = re.compile(r"(?P<first>\d{1,99})(?:\s*-\s*(?P<last>\d{1,99}))?(?:\.(?P<kind>[A-Za-z_]\w*))?")
+_PART = re.compile(
+    r"(?P<first>\d{1,99})(?:\s*-\s*(?P<last>\d{1,99}))?(?:\.(?P<kind>[A-Za-z_]\w*))?"
+)
 _HELP = "write units as 5.attn, 3.ffn, 17 (both) or 21-28.attn, separated by commas"
 
 
