@@ -176,8 +176,6 @@ def load(
     source = parse(text)
     progress(0, 4, "looking up the model")
     source = fetch(source, progress=part(progress, 0, 1, 4))
-    if source.kind in ("folder", "hub"):
-        check_folder(source.files)
     size = _size(source, device, dtype, freed)
     if not size.fits:
         raise LoadError(
@@ -186,6 +184,8 @@ def load(
             f"{size.device} has {gib(size.available)} free: "
             "choose a smaller model, bf16, or another device."
         )
+    if source.kind in ("folder", "hub"):
+        check_folder(source.files)
     progress(1, 4, "reading the tokenizer")
     tokenizer = _guard(source, lambda: _tokenizer(source))
     progress(2, 4, "reading the weights")
