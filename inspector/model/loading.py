@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import json
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -36,6 +37,10 @@ T = TypeVar("T")
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 DEVICES = ("auto", "cuda", "mps", "cpu")
+# transformers sets torch's default dtype for the whole process while it builds a model, so no two
+# threads (a page that asks for a size, the worker that loads) may build at once.
+_BUILDING = threading.RLock()
+
 ROOM = 1.1
 """A model must fit this many times over: the rest is for activations and the cache."""
 
@@ -220,7 +225,7 @@ def free(loaded: LoadedModel) -> None:
 
 def _size(source: Source, device: str, dtype: str, freed: LoadedModel | None) -> ModelSize:
     config = _guard(source, lambda: _config(source))
-    with torch.device("meta"):
+    with _BUILDING, torch.device("meta"):
         model = _guard(source, lambda: AutoModelForCausalLM.from_config(config))
     depth = len(_layers(model))
     to = pick_device(device)
@@ -275,18 +280,19 @@ def _model(
         arguments["config"] = _config(source)
         # Plain tensors in the dtype asked for, even where kernels for packed blocks are installed.
         arguments["quantization_config"] = GgufConfig(dequantize=True)
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
-        source.files,
-        **arguments,
-        dtype=dtype,
-        device_map={"": device},
-        attn_implementation=attention,
-        use_safetensors=True,
-        local_files_only=True,
-        trust_remote_code=False,
-        ignore_mismatched_sizes=True,  # they are refused below, by name
-        output_loading_info=True,
-    )
+    with _BUILDING:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source.files,
+            **arguments,
+            dtype=dtype,
+            device_map={"": device},
+            attn_implementation=attention,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
+            output_loading_info=True,
+        )
     model, report = loaded
     lacking = sorted([*report["missing_keys"], *(key[0] for key in report["mismatched_keys"])])
     if lacking:

@@ -183,10 +183,21 @@ def _draw_mask(session: Session) -> list[Any]:
     ]
 
 
+def _notice(session: Session) -> str:
+    """That what is shown is recorded, while nothing is loaded."""
+    if session.card is None or session.generation != 0:
+        return ""
+    return (
+        '<p class="banner" role="status">This is a <strong>recorded</strong> run of '
+        f"{escape(session.card.source)}. The map and its figures can be explored as they are; to "
+        "measure anew, press Load model in the sidebar.</p>"
+    )
+
+
 def _draw_banner(session: Session, wiring: Wiring) -> list[Any]:
     there = wiring.bench.card
     if session.generation in (0, wiring.bench.generation):
-        return ["", gr.update(visible=False)]
+        return [_notice(session), gr.update(visible=False)]
     words = "A load that failed needed the room: the model of this page is no longer in memory."
     if there is not None:
         words = (
@@ -211,6 +222,8 @@ def _live_html(session: Session, wiring: Wiring) -> str:
         words = session.errors.get("live") or "not measured for this mask"
         return _card("Perplexity", "–", words)
     base = found.baseline["perplexity"]
+    if len(session.require_mask()) == len(session.card.toggleable()):
+        return _card("Perplexity", f"{found.perplexity:.4g}", "warning: every unit is off")
     change = 100 * (found.perplexity / base - 1)
     made = found.provenance.corpus
     words = f"untouched {base:.2f} ({change:+.1f} %) · {made['name']}, " + (

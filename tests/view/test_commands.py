@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from conftest import Pages, request, settle  # pyright: ignore
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,6 +16,7 @@ from inspector.units import Mask
 from inspector.view.card import Card
 from inspector.view.commands import command
 from inspector.view.status import active
+from tests.view.conftest import Pages, request, settle
 
 CARD = Card("smollm2", "sha256 0", "llama", "bfloat16", "cpu", 30, 1, 2, {}, {}, [])
 NASTY = (

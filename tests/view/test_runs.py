@@ -9,7 +9,6 @@ from typing import Any
 
 import gradio as gr
 import pytest
-from conftest import Pages, request  # pyright: ignore
 
 from inspector import assets
 from inspector.assets import asset
@@ -20,6 +19,7 @@ from inspector.view.colours import COLOURS, map_value
 from inspector.view.figures import figures_of
 from inspector.view.tabs.runs import RECORDED, find, read, show
 from inspector.view.wiring import Wiring
+from tests.view.conftest import Pages, request
 
 
 def of(result: Result, **provenance: Any) -> Result:

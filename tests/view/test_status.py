@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from conftest import request  # pyright: ignore
 
 from inspector.model.loaded import LoadedModel
 from inspector.results import Benchmark, Perplexity, Result, TaskScore
@@ -18,6 +17,7 @@ from inspector.view.status import active, duration, status_html
 from inspector.view.tabs.check import _history
 from inspector.view.wiring import Wiring
 from inspector.view.workbench import Workbench
+from tests.view.conftest import request
 
 EVIL = "<img src=x onerror=alert(1)>&\"'"
 

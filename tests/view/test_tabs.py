@@ -8,7 +8,6 @@ from typing import Any
 
 import gradio as gr
 import pytest
-from conftest import Pages, request, settle  # pyright: ignore
 
 from inspector.errors import InspectorError, ResultError
 from inspector.measure.pace import Pace
@@ -18,6 +17,7 @@ from inspector.view.session import Session
 from inspector.view.status import active
 from inspector.view.tabs import pruning
 from inspector.view.wiring import Wiring
+from tests.view.conftest import Pages, request, settle
 
 FORM: dict[str, Any] = {
     "method": "finercut",
@@ -80,7 +80,7 @@ def test_a_click_that_carries_nothing_changes_nothing(
 
 @pytest.mark.parametrize("step", [None, 9, -1, 0.5, float("nan"), "1"])
 def test_malformed_slider_values_change_nothing(ready_pages: Pages, session: Session, step: Any):
-    refused(ready_pages, session, ready_pages.fire, "step", "release", step)
+    refused(ready_pages, session, ready_pages.fire, "step", "input", step)
 
 
 def test_clicks_mute_what_they_say_on_top_of_the_mask(ready_pages: Pages, session: Session):
@@ -105,10 +105,10 @@ def test_a_step_puts_its_mask_on_the_map(ready_pages: Pages, session: Session):
     for element, data in (("step-map", [2, "1.attn"]), ("curve", [1, "x"])):
         ready_pages.click(element, data)
         assert (str(session.mask), session.step) == (run.steps[data[0]].mask, data[0])
-    ready_pages.fire("step", "release", 3.0)
+    ready_pages.fire("step", "input", 3.0)
     assert (str(session.mask), session.step) == (run.steps[3].mask, 3)
     assert type(session.step) is int
-    ready_pages.fire("step", "release", 0)
+    ready_pages.fire("step", "input", 0)
     assert (str(session.mask), session.step) == ("", 0)
     session.undo()
     assert str(session.mask) == run.steps[3].mask

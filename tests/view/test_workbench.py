@@ -9,7 +9,6 @@ from typing import Any
 
 import gradio as gr
 import pytest
-from conftest import TINY, Pages, finish, request, settle  # pyright: ignore
 
 from inspector import assets
 from inspector.errors import InspectorError
@@ -24,6 +23,7 @@ from inspector.view import map_panel, page, runs, workbench
 from inspector.view.session import Session
 from inspector.view.status import active, status_html
 from inspector.view.workbench import Workbench
+from tests.view.conftest import TINY, Pages, finish, request, settle
 
 GEMMA = ("tiny:gemma2", "cpu", "fp32")
 
