@@ -337,6 +337,13 @@ def test_a_pickle_beside_the_safetensors_is_not_read(folder: Path, tmp_path: Pat
     assert not (tmp_path / "owned").exists()
 
 
+def test_a_pickle_is_not_read_where_the_safetensors_are_of_something_else(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    torch.save(load_file(weights), folder / "pytorch_model.bin")
+    weights.rename(folder / "adapter_model.safetensors")
+    assert "model.safetensors" in refused(folder)
+
+
 def test_an_empty_folder(tmp_path: Path) -> None:
     assert refused(tmp_path) == (
         f"{tmp_path} has no config.json: give the folder that save_pretrained wrote."
