@@ -70,6 +70,7 @@ class Job:
     version: int = 0  # grows with every change, so that a poll can tell whether there is news
     _cancel: threading.Event = field(default_factory=threading.Event, repr=False)
     _ended: threading.Event = field(default_factory=threading.Event, repr=False)
+    _turn: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def report(self, done: float, total: float, note: str = "", partial: Any = None) -> None:
         """The `Progress` that the work is given."""
@@ -81,8 +82,25 @@ class Job:
         self.version += 1
 
     def cancel(self) -> None:
-        """Ask the work to stop at its next progress call; a queued job never starts."""
-        self._cancel.set()
+        """Ask the work to stop at its next progress call; a queued job ends here and now."""
+        with self._turn:
+            self._cancel.set()
+            if self.state == "queued":
+                self._end("cancelled")
+
+    def _begin(self) -> bool:
+        """Whether its turn has come; False where it was cancelled while it waited."""
+        with self._turn:
+            if self.state != "queued":
+                return False
+            self.started, self.state = time.monotonic(), "running"
+            self.version += 1
+            return True
+
+    def _end(self, state: str) -> None:
+        self.state, self.finished = state, time.monotonic()
+        self.version += 1
+        self._ended.set()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for the end; False if it has not come within `timeout` seconds."""
@@ -140,20 +158,17 @@ class Worker:
     def _run(self) -> None:
         while True:
             job, work = self._queue.get()
-            job.started = time.monotonic()
+            if not job._begin():
+                continue
             try:
-                job.state = "running"
-                job.report(0, 1)
                 job.result = work(job.report)
-                job.state = "done"
+                job._end("done")
             except Cancelled:
-                job.state = "cancelled"
+                job._end("cancelled")
             except InspectorError as error:
-                job.error, job.state = str(error), "failed"
-            except Exception as error:  # a bug: said on the page, printed in full here
+                job.error = str(error)
+                job._end("failed")
+            except BaseException as error:  # a bug, even an exit: the thread has to go on
                 traceback.print_exc()
-                job.error, job.state = f"unexpected {type(error).__name__}: {error}", "failed"
-            finally:
-                job.finished = time.monotonic()
-                job.version += 1
-                job._ended.set()
+                job.error = f"unexpected {type(error).__name__}: {error}"
+                job._end("failed")

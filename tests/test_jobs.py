@@ -112,11 +112,13 @@ def test_a_queued_job_that_is_cancelled_never_starts(worker: Worker, gate: Gate)
     worker.submit("first", gate)
     job = worker.submit("second", lambda _: ran.append(1))
     third = worker.submit("third", lambda _: 3)
+    assert gate.begun.wait(PATIENCE)
     job.cancel()
+    assert (job.state, job.wait(0), job.active) == ("cancelled", True, False)  # here and now
+    assert worker.ahead_of(third) == 1
     gate.open.set()
-    assert ended(job).state == "cancelled"
-    assert ran == []
     assert ended(third).result == 3
+    assert ran == [] and job.state == "cancelled"
 
 
 def test_cancelling_after_the_end_changes_nothing(worker: Worker) -> None:
@@ -145,6 +147,16 @@ def test_a_bug_is_said_and_printed_in_full(worker: Worker, capsys: Any) -> None:
     printed = capsys.readouterr().err
     assert "Traceback" in printed
     assert "by nought" in printed
+    assert ended(worker.submit("next", lambda _: 2)).result == 2
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()])
+def test_not_even_an_exit_ends_the_worker(worker: Worker, error: BaseException) -> None:
+    def work(_: Progress) -> None:
+        raise error
+
+    job = ended(worker.submit("leave", work))
+    assert job.state == "failed" and type(error).__name__ in job.error
     assert ended(worker.submit("next", lambda _: 2)).result == 2
 
 
