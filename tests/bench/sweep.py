@@ -13,7 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -24,6 +24,9 @@ from inspector.model.loaded import LoadedModel
 from inspector.model.loading import load, multiplies_bf16
 from inspector.model.surgery import muted
 from inspector.units import Unit
+
+RELATIVE, FLOOR = 1e-4, 1e-6
+"""How far a score may be from the plain way's in fp32: relative, and in nats."""
 
 
 def main() -> None:
@@ -51,14 +54,19 @@ def _compare(options: argparse.Namespace, kind: str) -> None:
         theirs.append(seconds)
         seconds, swept = _timed(lambda: _sweep(loaded, text, units))
         ours.append(seconds)
-    worst = max(abs(a - b) / abs(b) for a, b in zip(swept, plain, strict=True))
+    worst = max(abs(a - b) for a, b in zip(swept, plain, strict=True))
+    (base,) = _plain(loaded, ids, [None])
+    off = [
+        abs(a - b) > max(FLOOR, RELATIVE * abs(b - base)) for a, b in zip(swept, plain, strict=True)
+    ]
     peaks = {way: _peak_of(options, kind, way) for way in ("sweep", "plain")}
     a, b = statistics.median(ours), statistics.median(theirs)
     print(
         f"{kind}: {len(units)} candidates, median of {options.rounds}: "
         f"plain {b:.1f} s, sweep {a:.1f} s, ratio {b / a:.2f}; "
         f"rounds {', '.join(f'{y / x:.2f}' for x, y in zip(ours, theirs, strict=True))}; "
-        f"largest relative difference of an NLL {worst:.1e}; "
+        f"scores further apart than {RELATIVE:.0e} of themselves and {FLOOR:.0e} nats: {sum(off)} "
+        f"(largest difference {worst:.1e} nats); "
         f"peak memory over the loaded model: plain {peaks['plain']:.0f} MiB, "
         f"sweep {peaks['sweep']:.0f} MiB",
         flush=True,
@@ -82,11 +90,11 @@ def _sweep(loaded: LoadedModel, text: Windows, units: list[Unit]) -> list[float]
 
 
 @torch.no_grad()
-def _plain(loaded: LoadedModel, ids: torch.Tensor, units: list[Unit]) -> list[float]:
-    """NLL of each candidate, the plain way."""
+def _plain(loaded: LoadedModel, ids: torch.Tensor, units: Sequence[Unit | None]) -> list[float]:
+    """NLL of each candidate, the plain way; None is the untouched model."""
     losses = []
     for unit in units:
-        with muted(loaded, loaded.empty().mute([unit])):
+        with muted(loaded, loaded.empty().mute([unit] if unit else [])):
             logits = loaded.model(input_ids=ids, use_cache=False).logits
         log_p = torch.log_softmax(logits[:, :-1].float(), dim=-1)
         losses.append(-log_p.gather(-1, ids[:, 1:, None]).mean().item())
