@@ -43,10 +43,11 @@ def perplexity(
     """
     started = time.perf_counter()
     loaded.check(mask)
+    own = progress
     if baseline is None and len(mask):
+        own = part(progress, 1, 1, 2)
         total, tokens = nll(loaded, windows, loaded.empty(), progress=part(progress, 0, 1, 2))
         baseline = _summary(total, tokens)
-    own = progress if baseline is None or not len(mask) else part(progress, 1, 1, 2)
     total, tokens = nll(loaded, windows, mask, progress=own)
     here = _summary(total, tokens)
     return Perplexity(

@@ -111,7 +111,7 @@ def _find(spec: str) -> Found:
     path = Path(spec).expanduser()
     if path.suffix == ".jsonl":
         return _from_items(path.stem, path)
-    if spec.strip() and path.is_dir():
+    if spec.strip() and _is_folder(path):
         return _from_folder(path)
     if not spec.strip() or "/" in spec or "\\" in spec or spec.endswith(PATH_ENDINGS):
         raise TaskError(
@@ -119,6 +119,13 @@ def _find(spec: str) -> Found:
             f"the path, or use {OWN}."
         )
     return _from_lm_eval(spec)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # too long for a path
+        return False
 
 
 def _text(path: Path) -> str:

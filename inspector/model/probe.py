@@ -169,8 +169,9 @@ def _judge_layer(
             loaded.not_replayable = f"layer {index} does not run by itself"
         reason = f"layer {index} does not run with it muted ({type(error).__name__})"
         return dict.fromkeys(units, reason)
-    if len(units) == len(KINDS) and not identity:
-        reason = f"muting both units of layer {index} does not leave the residual stream as it was"
+    if not identity:  # also where only one of the two was found: it may not be all that adds
+        what = "both units" if len(units) == len(KINDS) else "all that is known"
+        reason = f"muting {what} of layer {index} does not leave the residual stream as it was"
         return dict.fromkeys(units, reason)
     return {
         unit: "muting it changes nothing"
