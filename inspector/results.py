@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -23,6 +23,12 @@ FORMAT = 1
 STATUSES = ("exact", "lower_bound", "stale")
 """What a score in a trajectory is: measured on all windows under that step's mask, a lower bound of
 it because the search broke off early, or carried over from an earlier step."""
+
+
+def brief(weights: str) -> str:
+    """`Provenance.weights` for people: of a hub's commit, the first twelve digits."""
+    kind, _, digits = weights.partition(" ")
+    return f"{kind} {digits[:12]}" if kind == "revision" else weights
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,7 @@ class Provenance:
     @property
     def about(self) -> str:
         """One line for a figure: model, weights, dtype, and the text that was used."""
-        parts = [self.source, self.weights, self.dtype]
+        parts = [self.source, brief(self.weights), self.dtype]
         if self.corpus:
             cut = f"{self.corpus.get('windows')} x {self.corpus.get('length')} tokens"
             parts.append(f"{self.corpus.get('name')}, {cut}")
@@ -292,6 +298,11 @@ class Benchmark(Result):
 
     tasks: list[TaskScore]
     limit: int | None = None
+
+    def untouched(self) -> Benchmark:
+        """The untouched model's own result on the same items, to be a baseline again."""
+        tasks = [replace(row, value=row.baseline, stderr=row.baseline_stderr) for row in self.tasks]
+        return replace(self, mask="", tasks=tasks)
 
     @classmethod
     def _from_json(cls, data: dict[str, Any]) -> Self:

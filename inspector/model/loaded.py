@@ -139,7 +139,10 @@ class LoadedModel:
         seed: int | None = None,
         started: float | None = None,
     ) -> Provenance:
-        """What goes on every result; `started` is the time.perf_counter() of the beginning."""
+        """What goes on every result; `started` is the time.perf_counter() of the beginning.
+
+        The seed is that of the choice of windows where no other is given.
+        """
         import transformers
 
         return Provenance(
@@ -150,7 +153,7 @@ class LoadedModel:
             device=device_name(self.device),
             depth=self.depth,
             corpus=corpus or {},
-            seed=seed,
+            seed=(corpus or {}).get("seed") if seed is None else seed,
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             seconds=time.perf_counter() - started if started is not None else float("nan"),
             versions={

@@ -145,7 +145,7 @@ def fingerprint(source: Source) -> str:
     if source.kind == "tiny":
         return "random, seed 0"
     if source.kind == "hub":
-        return f"revision {(source.revision or '')[:12]}"
+        return f"revision {source.revision or ''}"
     files = [Path(source.name)] if source.kind == "gguf" else check_folder(source.files)
     digest = hashlib.sha256()
     for file in files:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from inspector.errors import MaskError, ResultError
+from inspector.results import brief
 from inspector.units import Mask, all_units
 
 
@@ -74,7 +75,7 @@ class Card:
     @property
     def name(self) -> str:
         """The model, its weights and dtype in one line."""
-        return " · ".join(part for part in (self.source, self.weights, self.dtype) if part)
+        return " · ".join(part for part in (self.source, brief(self.weights), self.dtype) if part)
 
     def same_model(self, other: Card | None) -> bool:
         """Whether both are the same weights in the same dtype."""

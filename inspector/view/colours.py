@@ -98,7 +98,7 @@ COLOURS: dict[str, Colour] = {
         Colour("Turn of the stream", _similarity("turn", "Turn: 1 - cosine"), "similarity"),
         Colour("Growth of the stream", _similarity("growth", "Growth: |f| / |x|"), "similarity"),
         Colour("Angle across the layer", _angular, "similarity"),
-        Colour("Score at the run's next step", _step),
+        Colour("Score at the run's next step", _step, "sweep"),
         Colour("Parameters", _cost(0, "Parameters")),
         Colour("KV cache", _cost(1, "KV bytes per token")),
     )
@@ -132,6 +132,7 @@ def map_value(session: Session) -> dict[str, Any] | None:
         },
         details=_details(session),
         types=card.types,
+        clicks=session.clicks,
     )
 
 

@@ -105,6 +105,7 @@ def layer_map_value(
     totals: Mapping[str, float] | None = None,
     details: Mapping[str, Sequence[tuple[str, Any]]] | None = None,
     types: Sequence[str] = (),
+    clicks: int = 0,
 ) -> dict[str, Any]:
     """The value of a `LayerMap`, checked and ready for JSON.
 
@@ -112,8 +113,9 @@ def layer_map_value(
     `measure`); `disabled` maps a unit that cannot be switched to the reason; `costs` gives a unit's
     parameters and KV bytes per token; `totals` the model's `parameters`, `kv` (bytes per token)
     and `bytes_per_parameter`; `details` are pairs of label and value; `types` has the type of each
-    layer. Scores that are not finite become null. `measure.range` are the ends of the colour scale
-    and `measure.clipped` says that it stops short of an outlier (see `limits`).
+    layer; `clicks` is the count of `read_clicks` that the mask takes in. Scores that are not finite
+    become null. `measure.range` are the ends of the colour scale and `measure.clipped` says that it
+    stops short of an outlier (see `limits`).
 
     Raises:
         MaskError: a unit that the model does not have, or types for another number of layers.
@@ -142,6 +144,7 @@ def layer_map_value(
         "measure": _with_range(measure, by_unit["scores"]),
         "totals": dict(totals) if totals else None,
         "types": list(types) or [""] * mask.depth,
+        "clicks": clicks,
     }
 
 
@@ -158,6 +161,12 @@ def read_mask(value: Any, *, before: Mask, disabled: Iterable[str] = ()) -> Mask
     if value.get("depth") != before.depth:
         raise MaskError("the layer map shows another model than the server holds: reload the page.")
     return _checked_mask(value.get("muted"), before, disabled)
+
+
+def read_clicks(value: Any) -> int:
+    """How many switches the browser had made when it sent this value; 0 where it does not say."""
+    clicks = value.get("clicks") if isinstance(value, Mapping) else 0
+    return clicks if type(clicks) is int and clicks > 0 else 0
 
 
 _UNREADABLE = "the click on the map could not be read: reload the page."

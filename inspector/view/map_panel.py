@@ -10,13 +10,14 @@ import gradio as gr
 
 from inspector.errors import InspectorError, MaskError
 from inspector.measure.corpus import DEFAULT_CHECK
+from inspector.measure.metrics import METRICS
 from inspector.measure.perplexity import perplexity
 from inspector.results import Perplexity
 from inspector.units import Mask, layers
 from inspector.view import outcomes
 from inspector.view.colours import COLOURS, chosen, map_value
 from inspector.view.commands import DTYPES
-from inspector.view.grid import LayerMap, read_mask
+from inspector.view.grid import LayerMap, read_clicks, read_mask
 from inspector.view.session import Session
 from inspector.view.sidebar import Sidebar
 from inspector.view.tabs import similarity, sweep
@@ -38,6 +39,7 @@ def build(wiring: Wiring, sidebar: Sidebar) -> None:
         live = gr.HTML(elem_id="live")
     banner = gr.HTML(elem_id="banner")
     with gr.Row(visible=False, elem_id="model-choice") as choice:
+        now = gr.Button("Load it now", variant="primary", size="sm", elem_id="load-now")
         take = gr.Button("Use that model here", size="sm")
         mine = gr.Button("Load mine again", size="sm")
     with gr.Row(elem_id="colour-tools"):
@@ -68,7 +70,7 @@ def build(wiring: Wiring, sidebar: Sidebar) -> None:
     wiring.section("mask", [text, undo, redo], _draw_mask)
     # On its own: the perplexity comes in while somebody may be typing a mask.
     wiring.section("live", [live], lambda s: [_live_html(s, wiring)])
-    wiring.section("model", [banner, choice], lambda s: _draw_banner(s, wiring))
+    wiring.section("model", [banner, choice, now, take, mine], lambda s: _draw_banner(s, wiring))
 
     def set_text(session: Session, written: str) -> None:
         card = session.require_card()
@@ -76,6 +78,8 @@ def build(wiring: Wiring, sidebar: Sidebar) -> None:
 
     def toggled(session: Session, value: Any) -> None:
         card = session.require_card()
+        session.clicks = read_clicks(value)
+        session.touch("map")  # where it is refused, the map is painted as it was
         mask = read_mask(value, before=session.require_mask(), disabled=card.problems)
         session.set_mask(mask)
         session.news("map")  # the browser has painted it already
@@ -113,8 +117,9 @@ def build(wiring: Wiring, sidebar: Sidebar) -> None:
         if wanted.refresh == "similarity":
             similarity.start(wiring, session, *text)
         elif wanted.refresh == "sweep":
-            metric = session.scores.metric if session.scores else "nll"
-            sweep.start(wiring, session, metric, *text)
+            sweep.start(wiring, session, _metric(session, wanted.name), *text)
+            session.colour = next(iter(COLOURS))  # where its scores will show
+            session.touch("map")
         else:
             raise InspectorError(f"{wanted.name} needs no measuring.")
 
@@ -142,9 +147,18 @@ def build(wiring: Wiring, sidebar: Sidebar) -> None:
     wiring.on(last.click, last_n, [count], redraw=MASK)
     wiring.on(best.click, best_n, [count], redraw=MASK)
     wiring.on(colour.input, recolour, [colour], redraw=["map"], keep=[colour])
+    wiring.on(now.click, bench.load, sidebar.where, redraw=["status"])
     wiring.on(take.click, bench.take)
     wiring.on(mine.click, load_mine, redraw=["status"])
     wiring.on(refresh.click, again, sidebar.text, redraw=["status"])
+
+
+def _metric(session: Session, colour: str) -> str:
+    """What to measure anew by, so that the map goes on showing the same quantity."""
+    if colour != next(iter(COLOURS)) and session.trajectory is not None:
+        by = session.trajectory.metric
+        return by if by in METRICS else "nll"
+    return session.scores.metric if session.scores else "nll"
 
 
 def _read(written: str, depth: int) -> Mask:
@@ -189,15 +203,18 @@ def _notice(session: Session) -> str:
         return ""
     return (
         '<p class="banner" role="status">This is a <strong>recorded</strong> run of '
-        f"{escape(session.card.source)}. The map and its figures can be explored as they are; to "
-        "measure anew, press Load model in the sidebar.</p>"
+        f"{escape(session.card.source)}: the map and its figures can be explored as they are. "
+        "Load the model to measure anew.</p>"
     )
 
 
 def _draw_banner(session: Session, wiring: Wiring) -> list[Any]:
     there = wiring.bench.card
-    if session.generation in (0, wiring.bench.generation):
-        return [_notice(session), gr.update(visible=False)]
+    unloaded = session.generation == 0
+    here = session.generation == wiring.bench.generation and not unloaded
+    buttons = [gr.update(visible=on) for on in (not here, unloaded, not unloaded, not unloaded)]
+    if unloaded or here:
+        return [_notice(session), *buttons]
     words = "A load that failed needed the room: the model of this page is no longer in memory."
     if there is not None:
         words = (
@@ -205,7 +222,7 @@ def _draw_banner(session: Session, wiring: Wiring) -> list[Any]:
             f"({escape(there.dtype)}). This page still shows its own model, which is no longer in "
             "memory."
         )
-    return [f'<p class="banner" role="status">{words}</p>', gr.update(visible=True)]
+    return [f'<p class="banner" role="status">{words}</p>', *buttons]
 
 
 def _live_html(session: Session, wiring: Wiring) -> str:

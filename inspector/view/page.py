@@ -27,6 +27,17 @@ CLOSE_ON_PHONES = """() => {
 }"""
 """An open sidebar would cover the whole of a phone's screen."""
 
+TAB_ID = """() => {
+  let id = sessionStorage.getItem('layer-inspector');
+  if (!id) {
+    const bytes = crypto.getRandomValues(new Uint8Array(16));
+    id = Array.from(bytes, byte => byte.toString(16).padStart(2, '0')).join('');
+    sessionStorage.setItem('layer-inspector', id);
+  }
+  return id;
+}"""
+"""A secret of this browser tab, by which a reloaded page has its mask and results back."""
+
 
 def build(bench: Workbench) -> gr.Blocks:
     """The page over a workbench."""
@@ -61,8 +72,9 @@ def _keep_up(page: gr.Blocks, wiring: Wiring, inputs: sidebar.Sidebar) -> None:
     """Fill the page when it opens, and redraw what jobs have changed twice a second."""
     bench = wiring.bench
 
-    def opened(request: gr.Request) -> Any:
+    def opened(request: gr.Request, tab: Any) -> Any:
         session = bench.session(request)
+        bench.resume(session, tab)
         with session.lock:
             return wiring.redraw(session, everything=True)
 
@@ -75,11 +87,13 @@ def _keep_up(page: gr.Blocks, wiring: Wiring, inputs: sidebar.Sidebar) -> None:
             return wiring.redraw(session)
 
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    page.load(opened, None, wiring.outputs(), **quiet)
+    tab = gr.Textbox(visible=False)  # filled by the script
+    page.load(opened, tab, wiring.outputs(), js=TAB_ID, **quiet)
     for function, fields, output in wiring.estimates:
         page.load(function, fields, output, **quiet)
         inputs.now.change(function, fields, output, **quiet)
     page.load(inputs.sized, inputs.where, inputs.size, **quiet)
+    page.load(inputs.offer, None, inputs.where[0], **quiet)
     page.unload(bench.close)
     gr.Timer(POLL_SECONDS).tick(tick, None, wiring.outputs(), concurrency_limit=None, **quiet)
 

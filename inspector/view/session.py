@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from dataclasses import dataclass, field
 from typing import Any
 
 from inspector.errors import InspectorError
 from inspector.jobs import Job
-from inspector.results import Generation, Result, Scores, Similarity, Trajectory
+from inspector.results import Benchmark, Generation, Result, Scores, Similarity, Trajectory
 from inspector.units import Mask
 from inspector.view.card import Card
 
@@ -16,6 +17,25 @@ UNDO, HISTORY = 200, 200
 """The most masks and rows of the history that are kept."""
 SECTIONS = ("map", "mask", "live", "model", "similarity", "sweep", "pruning", "check", "runs")
 """The parts of the page that are redrawn when something in them has changed."""
+KEPT = (
+    "card",
+    "generation",
+    "mask",
+    "undone",
+    "done",
+    "colour",
+    "results",
+    "step",
+    "history",
+    "baselines",
+    "jobs",
+    "born",
+    "taken",
+    "errors",
+    "untouched",
+    "looks",
+)
+"""What a reloaded page has back."""
 
 
 @dataclass
@@ -23,9 +43,11 @@ class Session:
     """One browser page. Every change is a method here and marks the sections it touches."""
 
     id: str
+    tab: str = ""  # the secret of the browser tab that it is shown in
     card: Card | None = None
     generation: int = 0  # which load of the server's this page is on; 0 is none
     mask: Mask | None = None
+    clicks: int = 0  # how many switches of the layer map the mask takes in
     undone: list[Mask] = field(default_factory=list)
     done: list[Mask] = field(default_factory=list)
     colour: str = ""
@@ -34,6 +56,9 @@ class Session:
     history: list[dict[str, Any]] = field(default_factory=list)
     live: dict[str, Any] = field(default_factory=dict)
     baselines: dict[str, dict[str, float]] = field(default_factory=dict)
+    untouched: dict[tuple[Any, ...], Benchmark] = field(
+        default_factory=dict
+    )  # tasks and limit to the untouched model's result
     jobs: dict[str, Job] = field(default_factory=dict)
     born: dict[str, int] = field(default_factory=dict)  # kind of job to the load it was started on
     taken: dict[str, int] = field(default_factory=dict)  # kind of job to the version last looked at
@@ -108,9 +133,20 @@ class Session:
         self.undone = [mask for mask in self.undone if card.takes(mask)]
         if not same:
             self.results, self.step, self.live, self.history = {}, None, {}, []
-        self.baselines = {}
+        self.baselines, self.untouched = {}, {}
         self.card, self.generation = card, generation
         self.errors = {}
+        self.touch(*SECTIONS)
+
+    def inherit(self, before: Session) -> None:
+        """Take over what a page of the same browser tab held before it was reloaded."""
+        for name in KEPT:
+            setattr(self, name, copy.copy(getattr(before, name)))
+        self.own_runs = before.own_runs  # one list: a job that goes on adds to it
+        self.live = {key: value for key, value in before.live.items() if key == "result"}
+        self.jobs.pop("live", None)
+        for job in self.jobs.values():
+            job.owner = self.id
         self.touch(*SECTIONS)
 
     @property

@@ -21,15 +21,20 @@ from inspector.measure.corpus import (
 )
 from inspector.model.loading import DEVICES, DTYPES, size_of
 from inspector.model.sources import BUNDLED, bundled_file, cached_models
+from inspector.results import brief
 from inspector.view.session import Session
 from inspector.view.wiring import Wiring
 
 
 @dataclass(frozen=True)
 class Sidebar:
-    """What other parts of the page read: components, and the function that fills `size`."""
+    """What other parts of the page read: components, and the function that fills `size`.
+
+    `where` are model, device and dtype; `offer` gives the models to choose from anew.
+    """
 
     where: list[Any]
+    offer: Callable[[], Any]
     size: Any
     sized: Callable[..., str]
     now: Any
@@ -56,11 +61,10 @@ def build(wiring: Wiring) -> Sidebar:
     """Build the sidebar into the page that is open, and wire it."""
     bench = wiring.bench
     gr.Markdown("## Model")
-    known = [BUNDLED] if bundled_file() else []
-    found = [*known, *cached_models(), "tiny:llama", "tiny:gemma2"]
+    offered = _offered()
     source = gr.Dropdown(
-        found,
-        value=found[0],
+        offered,
+        value=offered[0],
         allow_custom_value=True,
         label="Model",
         info="The bundled SmolLM2-135M, a hub id, a folder, a .gguf file, or tiny:llama",
@@ -119,12 +123,10 @@ def build(wiring: Wiring) -> Sidebar:
     for each in where:
         each.change(sized, where, size, show_progress="hidden", trigger_mode="always_last")
 
-    def start(session: Session, text: str, place: str, kind: str) -> None:
-        bench.load(session, text or "", place, kind)
-
-    wiring.on(load.click, start, where, redraw=["status"])
+    wiring.on(load.click, bench.load, where, redraw=["status"])
     return Sidebar(
         where,
+        lambda: gr.update(choices=_offered()),
         size,
         sized,
         now,
@@ -136,6 +138,12 @@ def build(wiring: Wiring) -> Sidebar:
         check_samples,
         check_length,
     )
+
+
+def _offered() -> list[str]:
+    """The bundled model, what is in the hub's cache by now, and two tiny ones."""
+    bundled = [BUNDLED] if bundled_file() else []
+    return [*bundled, *cached_models(), "tiny:llama", "tiny:gemma2"]
 
 
 def _now(session: Session, generation: int) -> str:
@@ -150,5 +158,5 @@ def _now(session: Session, generation: int) -> str:
     where = "In memory" if session.generation == generation else "No longer in memory"
     return (
         f'<p class="note">{where}: <strong>{escape(card.source)}</strong>, '
-        f"{escape(card.weights)}, {escape(card.dtype)} on {escape(card.device)}.</p>"
+        f"{escape(brief(card.weights))}, {escape(card.dtype)} on {escape(card.device)}.</p>"
     )

@@ -47,7 +47,7 @@ class Wiring:
     def on(
         self,
         event: Any,
-        action: Callable[..., None],
+        action: Callable[..., object],
         inputs: Sequence[Any] = (),
         *,
         redraw: Sequence[str] = (),
@@ -75,9 +75,7 @@ class Wiring:
                         if output not in keep
                     ]
             except InspectorError as error:
-                raise gr.Error(
-                    html.escape(_sentence(error)), title="", duration=12, print_exception=False
-                ) from error
+                raise _shown(error) from error
             return drawn[0] if len(drawn) == 1 else drawn
 
         def plain(request: gr.Request, *values: Any) -> Any:
@@ -90,6 +88,33 @@ class Wiring:
             eventful if with_event else plain,
             list(inputs),
             outputs,
+            show_progress="hidden",
+            api_visibility="private",
+            **more,
+        )
+
+    def answer(
+        self,
+        event: Any,
+        function: Callable[..., Any],
+        inputs: Sequence[Any],
+        output: Any,
+        **more: Any,
+    ) -> None:
+        """On the event, put what `function(session, *inputs)` gives into one component."""
+
+        def run(request: gr.Request, *values: Any) -> Any:
+            session = self.bench.session(request)
+            try:
+                with session.lock:
+                    return function(session, *values)
+            except InspectorError as error:
+                raise _shown(error) from error
+
+        event(
+            run,
+            list(inputs),
+            output,
             show_progress="hidden",
             api_visibility="private",
             **more,
@@ -111,6 +136,8 @@ class Wiring:
         return values
 
 
-def _sentence(error: Exception) -> str:
+def _shown(error: InspectorError) -> gr.Error:
+    """A user's mistake as the page shows it: one sentence, and nothing in the log."""
     text = str(error)
-    return text[:1].upper() + text[1:]
+    sentence = html.escape(text[:1].upper() + text[1:])
+    return gr.Error(sentence, title="", duration=12, print_exception=False)

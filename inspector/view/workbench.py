@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -37,6 +38,8 @@ SECTIONS_OF = {
     "live": ("live",),
 }
 """The sections of the page that show what a kind of job brings."""
+
+_TAB = re.compile(r"[0-9a-f]{32}")
 
 ENDED = -1
 """Stands for the version of a job whose end has been taken over."""
@@ -99,6 +102,23 @@ class Workbench:
                 if job.active and kind != "live":
                     session.jobs[kind], session.born[kind] = job, other.born[kind]
 
+    def resume(self, session: Session, tab: Any) -> None:
+        """Give a reloaded page what it had: its mask, results, history and jobs.
+
+        `tab` is the secret of the browser's tab; a tab that was duplicated has the same, and starts
+        from a copy.
+        """
+        if not isinstance(tab, str) or not _TAB.fullmatch(tab):
+            return
+        with self._lock:
+            others = [each for each in self._sessions.values() if each is not session]
+            before = next((each for each in reversed(others) if each.tab == tab), None)
+            session.tab = tab
+        if before is not None:
+            first, second = sorted((before, session), key=lambda each: each.id)
+            with first.lock, second.lock:
+                session.inherit(before)
+
     def close(self, request: gr.Request) -> None:
         """A page was closed, or its connection broke off: then it may come back, so it is kept.
 
@@ -116,7 +136,7 @@ class Workbench:
 
     def _abandon(self, session: Session) -> None:
         for kind, job in list(session.jobs.items()):
-            if kind == "live" or (self.public and kind != "load"):
+            if job.owner == session.id and (kind == "live" or (self.public and kind != "load")):
                 job.cancel()
 
     def text(self, spec: str) -> str:
@@ -165,12 +185,12 @@ class Workbench:
                 self._windows.popitem(last=False)
         return found
 
-    def load(self, session: Session, source: str, device: str, dtype: str) -> Job:
+    def load(self, session: Session, source: str | None, device: str, dtype: str) -> Job:
         """Queue loading a model for everybody.
 
         A load that fails leaves the present model where it was, unless both did not fit at once.
         """
-        self.source(source)
+        source = self.source(source or "")
 
         def work(progress: Progress) -> Card:
             size = size_of(source, device=device, dtype=dtype)
@@ -304,6 +324,7 @@ class Workbench:
             session.touch(*SECTIONS_OF[kind])
         if session.taken[kind] == ENDED:
             session.errors[kind] = job.error
+            session.touch("runs")  # it may have been started by the page before this one
             if state == "done" and found is not None:
                 outcomes.note(session, kind, found)
         if kind == "live" or session.taken[kind] == ENDED:

@@ -75,6 +75,8 @@ def small_page() -> Any:
         mask = gr.Button("Other mask")
         gone = gr.Button("No model")
         nasty = gr.Button("Nasty")
+        late = gr.Button("Late")
+        refused = gr.Button("Refused")
         with gr.Tab("One"):
             first = Plot(figure(), elem_id="first")
             new = gr.Button("New figure")
@@ -91,6 +93,8 @@ def small_page() -> Any:
 
         first.point(pointed, None, other)
         mask.click(lambda: value(30, "5-6", of="3.ffn"), None, layers)
+        late.click(lambda: value(30, "3.ffn", of="3.ffn"), None, layers)
+        refused.click(lambda: value(30, "3.ffn", of="3.ffn", clicks=1), None, layers)
         gone.click(lambda: None, None, layers)
         nasty.click(lambda: [nasty_value(), figure(NASTY, title=NASTY)], None, [layers, first])
         new.click(lambda: figure(shift=5.0), None, first)
@@ -359,7 +363,7 @@ def test_colours_of_another_mask_are_marked(visit: Visit, small: str):
     assert "Lowest" in note.inner_text()
     attn(page, 5).click()
     assert "belong to another mask" in note.inner_text()
-    assert "of another mask" in (attn(page, 9).get_attribute("aria-label") or "")
+    assert "not of this mask" in (attn(page, 9).get_attribute("aria-label") or "")
     assert saturation(attn(page, 29)) < 0.3 * fresh
     attn(page, 5).click()  # back to the mask that was measured
     assert "Lowest" in note.inner_text()
@@ -374,6 +378,17 @@ def test_python_sets_the_mask_and_takes_the_model_away(visit: Visit, small: str)
     page.get_by_role("button", name="No model").click()
     page.wait_for_selector("#map .ig-empty")
     assert "Load a model" in page.locator("#map").inner_text()
+
+
+def test_a_redraw_from_before_the_last_click_does_not_undo_it(visit: Visit, small: str):
+    page = visit(small)
+    attn(page, 8).click()
+    page.get_by_role("button", name="Late").click()
+    page.wait_for_timeout(1000)
+    assert off(page) == ["3.ffn", "8.attn"]
+    page.get_by_role("button", name="Refused").click()  # Python has heard of it and says no
+    page.wait_for_selector('#map button[data-layer="8"][data-row="1"][aria-checked=true]')
+    assert off(page) == ["3.ffn"]
 
 
 def test_names_never_run(visit: Visit, small: str):

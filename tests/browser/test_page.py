@@ -47,18 +47,6 @@ def live(page: Any, *, not_like: str = "") -> float:
     return float(page.locator("#live .card-value").inner_text())
 
 
-def load(page: Any, source: str = "smollm2") -> None:
-    box = page.locator("#source input")
-    box.fill(source)
-    box.press("Enter")
-    page.locator("#load").click()
-    page.wait_for_function(
-        "name => document.querySelector('#model-now').innerText.startsWith('In memory: ' + name)",
-        arg=source,
-        timeout=SLOW,
-    )
-
-
 def open_tab(page: Any, name: str) -> None:
     page.get_by_role("tab", name=name).click()
 
@@ -75,7 +63,12 @@ def test_the_main_job(visit: Any) -> None:
     page.locator("#reset").click()
     wait_mask(page, "")
 
-    load(page)
+    page.locator("#load-now").click()
+    page.wait_for_function(
+        "document.querySelector('#model-now').innerText.startsWith('In memory: smollm2')",
+        timeout=SLOW,
+    )
+    assert not page.locator("#load-now").is_visible()
     untouched = live(page)
     assert 5 < untouched < 200
     cell(page, "0.ffn").click()
@@ -148,6 +141,23 @@ def test_two_pages_do_not_see_each_others_mask(visit: Any) -> None:
     assert mask(one) == "7.attn"
     assert mask(two) == "9.ffn"
     assert cell(one, "9.ffn").get_attribute("aria-checked") == "true"
+
+
+@pytest.mark.timeout(300)
+def test_a_reloaded_page_has_its_mask_and_its_way_back(visit: Any) -> None:
+    page = visit()
+    cell(page, "7.attn").click()
+    wait_mask(page, "7.attn")
+    cell(page, "9.ffn").click()
+    wait_mask(page, "7.attn,9.ffn")
+    page.reload()
+    page.wait_for_selector("#map [role=grid]", timeout=60_000)
+    wait_mask(page, "7.attn,9.ffn")
+    assert cell(page, "7.attn").get_attribute("aria-checked") == "false"
+    page.locator("#undo").click()
+    wait_mask(page, "7.attn")
+    cell(page, "9.ffn").click()  # the count of clicks begins anew and is believed
+    wait_mask(page, "7.attn,9.ffn")
 
 
 @pytest.mark.timeout(300)

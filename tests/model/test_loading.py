@@ -109,7 +109,7 @@ def test_progress_rises_while_downloading(hub: Hub, master: Path) -> None:
     assert calls == sorted(calls)
     assert max(calls) <= 1
     assert loaded.source == "org/name"
-    assert loaded.weights == "revision 0123456789ab"
+    assert loaded.weights == "revision 0123456789abcdef0123456789abcdef01234567"
 
 
 def test_a_cached_model_loads_without_a_network(

@@ -152,7 +152,7 @@ def test_the_bundled_file_and_the_hubs_original_are_told_apart(hub: Hub, folder:
     hub.folder = folder
     original = fetch(parse("HuggingFaceTB/SmolLM2-135M-Instruct"), config_only=True)
     bundled = parse("smollm2")
-    assert fingerprint(original) == f"revision {COMMIT[:12]}"
+    assert fingerprint(original) == f"revision {COMMIT}"
     assert fingerprint(bundled).startswith("sha256 ")
     assert original.text != bundled.text
 
@@ -341,7 +341,7 @@ def test_what_is_cached_serves_without_a_network(
     source = fetch(parse("org/name"))
     assert source.files.resolve() == snapshot.resolve()
     assert source.revision == COMMIT
-    assert fingerprint(source) == f"revision {COMMIT[:12]}"
+    assert fingerprint(source) == f"revision {COMMIT}"
 
 
 def test_another_revision_than_the_cached_one(

@@ -66,7 +66,9 @@ def test_the_values_are_those_of_the_results(session: Session, tiny: LoadedModel
     assert scores("KV cache")["0.ffn"] == 0
 
 
-@pytest.mark.parametrize("name", [name for name, row in COLOURS.items() if row.refresh])
+@pytest.mark.parametrize(
+    "name", [name for name in COLOURS if COLOURS[name].refresh and "run's" not in name]
+)
 def test_measured_colours_know_their_mask_for_the_map_to_mark_them_stale(
     session: Session, name: str
 ):

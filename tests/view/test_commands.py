@@ -43,7 +43,7 @@ def test_any_prompt_comes_through(prompt: str):
     line = command("generate", CARD, "5.attn", prompt=prompt, tokens=7, chat=True)
     args = parsed(line)
     assert (args.prompt, args.tokens, args.chat, args.mask) == (prompt, 7, True, "5.attn")
-    assert (args.model, args.dtype) == ("smollm2", "bf16")
+    assert (args.model, args.dtype, args.device) == ("smollm2", "bf16", "cpu")
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"], exclude_characters="\0")))
@@ -63,6 +63,13 @@ def test_the_dtype_is_the_cards(dtype: str, short: str):
     assert parsed(command("sweep", replace(CARD, dtype=dtype), "")).dtype == short
 
 
+def test_a_model_of_the_hub_is_named_with_the_commit_that_was_loaded():
+    for source in ("org/name", "org/name@main"):
+        card = replace(CARD, source=source, weights="revision 0123abcd", device="cuda:1 (H100)")
+        args = parsed(command("sweep", card, ""))
+        assert (args.model, args.device) == ("org/name@0123abcd", "cuda:1")
+
+
 @given(
     value=st.floats(min_value=0.001, max_value=1e9, allow_nan=False),
     seed=st.integers(min_value=0, max_value=2**63),
@@ -74,7 +81,7 @@ def test_numbers_lose_no_digit(value: float, seed: int):
 
 def test_what_is_not_set_is_left_out_and_zero_is_not_nothing():
     line = command("generate", CARD, "", prompt="x", tokens=None, chat=False, seed=0)
-    assert line == "inspector generate smollm2 --dtype bf16 --prompt x --seed 0"
+    assert line == "inspector generate smollm2 --dtype bf16 --device cpu --prompt x --seed 0"
 
 
 # ---- the lines that the tabs make ----------------------------------------------------------------

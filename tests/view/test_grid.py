@@ -10,7 +10,7 @@ import pytest
 
 from inspector.errors import InspectorError, MaskError
 from inspector.units import Mask
-from inspector.view.grid import layer_map_value, measure, read_mask
+from inspector.view.grid import layer_map_value, measure, read_clicks, read_mask
 
 
 def test_the_value_is_json_and_says_what_is_muted():
@@ -90,3 +90,10 @@ def test_a_disabled_unit_does_not_change():
 def test_the_mask_is_read_from_the_value():
     value = layer_map_value(Mask.parse("1,2.ffn", 4))
     assert read_mask(value, before=Mask(4)) == Mask.parse("1,2.ffn", 4)
+
+
+def test_the_count_of_clicks_is_a_number_whatever_a_browser_sends():
+    assert read_clicks({"clicks": 3}) == 3
+    assert layer_map_value(Mask(4), clicks=3)["clicks"] == 3
+    for data in (None, [], {}, {"clicks": -1}, {"clicks": "3"}, {"clicks": True}, {"clicks": 0.5}):
+        assert read_clicks(data) == 0

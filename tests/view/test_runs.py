@@ -175,6 +175,22 @@ def test_another_pages_run_is_not_found_on_a_public_server(
     assert find(wiring, session, name).to_json() == measured["sweep"].to_json()
 
 
+def test_a_saved_run_is_deleted_and_nothing_else(pages: Pages, measured: dict[str, Result]):
+    names = [runs.keep(measured[kind]) for kind in ("sweep", "pruning")]
+    assert pages.fire("run-delete", "click", None)["__type__"] == "update"  # not confirmed
+    assert sorted(runs.names()) == sorted(names)
+    found = pages.fire("run-delete", "click", names[0])
+    assert runs.names() == [names[1]]
+    assert found["value"] == RECORDED and found["choices"] == [RECORDED, names[1]]
+    for name in (names[0], RECORDED, "../x", ""):
+        with pytest.raises(gr.Error, match=r"o saved run|belongs to the program"):
+            pages.fire("run-delete", "click", name)
+    pages.bench.public = True
+    with pytest.raises(gr.Error, match="o saved run"):  # another page's
+        pages.fire("run-delete", "click", names[1])
+    assert runs.names() == [names[1]]
+
+
 def test_a_download_is_the_run_itself(pages: Pages, measured: dict[str, Result]):
     name = runs.keep(measured["sweep"])
     for run, expected in ((name, measured["sweep"]), (RECORDED, runs.recorded()[1]["pruning"])):

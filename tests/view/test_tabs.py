@@ -11,13 +11,13 @@ import pytest
 
 from inspector.errors import InspectorError, ResultError
 from inspector.measure.pace import Pace
-from inspector.results import Generation, Result
+from inspector.results import Benchmark, Generation, Result, TaskScore
 from inspector.units import Mask
 from inspector.view.session import Session
 from inspector.view.status import active
 from inspector.view.tabs import pruning
 from inspector.view.wiring import Wiring
-from tests.view.conftest import Pages, request, settle
+from tests.view.conftest import TINY, Pages, finish, request, settle
 
 FORM: dict[str, Any] = {
     "method": "finercut",
@@ -311,6 +311,32 @@ def test_what_a_run_refuses_is_said_in_the_status(
     settle(ready_pages.bench, session, lambda: not active(session))
     assert message in session.errors["pruning"]
     assert "unexpected" not in session.errors["pruning"]
+
+
+def test_the_untouched_model_is_benchmarked_once(
+    ready_pages: Pages, session: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    from inspector.view.tabs import check
+
+    known = []
+
+    def found(loaded: Any, names: Any, mask: Any, *, baseline: Any, **more: Any) -> Benchmark:
+        known.append(baseline)
+        row = TaskScore("own", "acc", 0.25, 0.1, 4, 0.5, 0.2)
+        return Benchmark(loaded.provenance(), str(mask), [row], more["limit"])
+
+    monkeypatch.setattr(check, "benchmark", found)
+    (tmp_path / "x.jsonl").write_text("")
+    asked = [("own", 4), ("own", 4), ("own", 5), *[(str(tmp_path / "x.jsonl"), 4)] * 2]
+    for form in asked:
+        ready_pages.fire("benchmark-go", "click", *form)
+        settle(ready_pages.bench, session, lambda: not active(session))
+    assert [each is not None for each in known] == [False, True, False, False, False]
+    assert known[1].mask == "" and known[1].tasks[0].value == 0.5 and known[1].limit == 4
+    finish(ready_pages.bench, session, ready_pages.bench.load(session, *TINY))
+    ready_pages.fire("benchmark-go", "click", "own", 4)  # of another load
+    settle(ready_pages.bench, session, lambda: not active(session))
+    assert known[-1] is None
 
 
 @pytest.mark.parametrize(

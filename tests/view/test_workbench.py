@@ -100,6 +100,53 @@ def test_a_connection_that_breaks_off_loses_nothing(ready: Workbench):
     ready.close(request("nobody"))  # and a page that is not known is no error
 
 
+TAB = "0123456789abcdef" * 2
+
+
+def test_a_reloaded_page_has_everything_back(ready: Workbench, measured: dict[str, Result]):
+    session = ready.session(request("a"))
+    ready.resume(session, TAB)
+    for text in ("1", "1,2.ffn"):
+        session.set_mask(mask(text))
+    session.history = [{"Check": "x"}]
+    gate = Gate(measured["pruning"], replace(measured["pruning"], finished=False))
+    job = ready.run(session, "pruning", "Run", gate)
+    assert gate.begun.wait(30)
+    reloaded = ready.session(request("b"))
+    ready.resume(reloaded, TAB)
+    ready.close(request("a"))  # the old page's end is heard of late
+    assert str(reloaded.mask) == "1,2.ffn" and reloaded.history == [{"Check": "x"}]
+    assert active(reloaded) == [job] and job.owner == "b"
+    gate.go.set()
+    finish(ready, reloaded, job)
+    assert reloaded.trajectory and reloaded.trajectory.finished
+    assert reloaded.own_runs == runs.names()
+    reloaded.undo()
+    assert (str(reloaded.mask), str(session.mask)) == ("1", "1,2.ffn")
+
+
+def test_a_duplicated_tab_starts_from_a_copy(bench: Workbench):
+    one, two = bench.session(request("a")), bench.session(request("b"))
+    bench.resume(one, TAB)
+    one.set_mask(mask("1"))
+    bench.resume(two, TAB)
+    one.set_mask(mask("1-2"))
+    two.set_mask(mask("0"))
+    assert (str(one.mask), str(two.mask)) == ("1-2", "0")
+    two.undo()
+    assert str(two.mask) == "1"
+
+
+@pytest.mark.parametrize("tab", [None, "", "x", 5, TAB[:-1], TAB.upper(), "f" * 32, [TAB]])
+def test_what_is_not_the_tabs_secret_gives_nothing(bench: Workbench, tab: Any):
+    one, two = bench.session(request("a")), bench.session(request("b"))
+    bench.resume(one, TAB)
+    one.set_mask(mask("1"))
+    for _ in range(2):
+        bench.resume(two, tab)
+        assert str(two.require_mask()) == ""
+
+
 # ---- loading -------------------------------------------------------------------------------------
 
 
@@ -203,7 +250,7 @@ def test_a_page_is_told_when_its_model_was_freed_in_vain(
     finish(bench, session, bench.load(session, *GEMMA))
     assert session.errors["load"] == "the file is cut short."
     assert bench.loaded is None and session.generation != bench.generation
-    words, _ = map_panel._draw_banner(session, map_panel.Wiring(bench))
+    words, *_ = map_panel._draw_banner(session, map_panel.Wiring(bench))
     assert "no longer in memory" in words
     session.set_mask(mask("1"))
     map_panel.check_live(map_panel.Wiring(bench), session)  # asks for nothing that must fail
@@ -234,7 +281,7 @@ def test_another_page_is_told_and_takes_the_model_or_loads_its_own(ready_pages: 
     bench.follow(two)
     assert two.news("model")
     assert map_panel._draw_banner(one, wiring)[0] == ""
-    words, choice = map_panel._draw_banner(two, wiring)
+    words, choice, *_ = map_panel._draw_banner(two, wiring)
     assert "Another page has loaded <strong>tiny:gemma2</strong>" in words and choice["visible"]
     assert two.require_card().source == "tiny:llama"
     with pytest.raises(InspectorError, match="another page has loaded another model"):
@@ -675,7 +722,7 @@ def test_every_handler_and_every_drawing_holds_the_sessions_lock(
     monkeypatch.setattr(page.Wiring, "redraw", watched)
     tick(ready_pages)
     opened: Any = next(f.fn for f in ready_pages.blocks.fns.values() if f.name == "opened")
-    opened(request("a"))
+    opened(request("a"), "")
     assert held == [True, True]
 
 

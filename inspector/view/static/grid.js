@@ -11,6 +11,9 @@ const HINT = 'Click a unit to switch it off or on, Shift-click for a range, a la
 let columns = 0;          // layers in a band
 let at = {row: 1, layer: 0};
 let anchor = null;        // where a range starts
+let clicks = 0;           // switches made here; Python sends back how many it has heard of
+let lastClick = 0;        // when, in milliseconds
+const PATIENCE = 5000;    // as long as that, a mask from before the last click is not believed
 
 // ---- building ----------------------------------------------------------------------------------
 
@@ -103,7 +106,9 @@ function switchUnits(units, off) {
     const [left, right] = [a.split('.'), b.split('.')];
     return left[0] - right[0] || order.indexOf(left[1]) - order.indexOf(right[1]);
   });
-  props.value = {...props.value, muted: mask};
+  clicks += 1;
+  lastClick = Date.now();
+  props.value = {...props.value, muted: mask, clicks};
   paint();
   trigger('toggle', {units: changed, muted: off, mask});
 }
@@ -225,7 +230,9 @@ function update() {
     build();
     return;
   }
-  muted = new Set(value.muted);
+  // Drawn before Python heard of the last click: it would undo that click on the screen.
+  const late = value.clicks < clicks && Date.now() - lastClick < PATIENCE;
+  if (!late) muted = new Set(value.muted);
   paint();
   reserve();
 }

@@ -77,7 +77,7 @@ function staleReason() {
   if (measure.stale) return measure.stale;
   const own = measure.mask;
   const same = !own || (own.length === muted.size && own.every(unit => muted.has(unit)));
-  return same ? '' : 'measure again to see what this one would cost.';
+  return same ? '' : 'another mask: measure again to see what this one would cost.';
 }
 
 // ---- words -------------------------------------------------------------------------------------
@@ -95,7 +95,7 @@ function cellLabel(row, layer) {
     ? 'FFN' : rows()[row - 1].label.toLowerCase(), muted.has(unit) ? 'off' : 'on'];
   if (isFixed(unit)) words.push(`cannot be switched: ${props.value.disabled[unit]}`);
   const score = scoreText(unit);
-  if (score) words.push(`score ${score}${stale ? ', of another mask' : ''}`);
+  if (score) words.push(`score ${score}${stale ? ', not of this mask' : ''}`);
   return words.join(', ');
 }
 
@@ -164,10 +164,22 @@ function paintLegend() {
   parts.legend.replaceChildren(...items);
 }
 
+function everyUnitIsOff() {
+  return cells.slice(1).every((line, i) => line.every((_, layer) => {
+    const unit = key(i + 1, layer);
+    return muted.has(unit) || isFixed(unit);
+  }));
+}
+
 function paintNote() {
-  parts.note.classList.toggle('ig-warn', Boolean(stale));
+  const empty = everyUnitIsOff();
+  parts.note.classList.toggle('ig-warn', empty || Boolean(stale));
+  if (empty) {
+    parts.note.textContent = 'Every unit is off: only the embedding and the head are left.';
+    return;
+  }
   if (stale) {
-    parts.note.textContent = `These colours belong to another mask: ${stale}`;
+    parts.note.textContent = `These colours belong to ${stale}`;
     return;
   }
   let best = null;
@@ -222,7 +234,7 @@ function facts(unit, layer) {
   const list = [];
   if (value.measure) {
     const text = scoreText(unit) || (muted.has(unit) ? 'none while it is off' : 'not measured');
-    list.push([value.measure.label, text + (scoreText(unit) && stale ? ' (other mask)' : '')]);
+    list.push([value.measure.label, text + (scoreText(unit) && stale ? ' (not of this mask)' : '')]);
   }
   if (value.types && value.types[layer]) list.push(['Layer type', value.types[layer]]);
   const cost = (value.costs || {})[unit];

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,8 @@ from inspector.view.wiring import Wiring
 RECORDED = "recorded: SmolLM2 pruned by FinerCut"
 TAB_OF = {"similarity": "similarity", "scores": "sweep", "trajectory": "pruning"}
 MAX_BYTES = 50_000_000
+CONFIRM = "name => name && confirm(`Delete the saved run ${name}?`) ? name : null"
+"""Asks in the browser before anything is deleted."""
 
 
 def build(wiring: Wiring) -> None:
@@ -35,6 +36,7 @@ def build(wiring: Wiring) -> None:
         name = gr.Dropdown([RECORDED], value=RECORDED, label="Saved runs", scale=3, elem_id="run")
         view = gr.Button("Open", variant="primary", scale=0, min_width=90, elem_id="run-open")
         fetch = gr.Button("Prepare download", scale=0, min_width=150, elem_id="run-download")
+        delete = gr.Button("Delete", scale=0, min_width=90, elem_id="run-delete")
         upload = gr.UploadButton("Bring a run (.json)", file_types=[".json"], scale=0)
     file = gr.File(label="Download", visible=False, elem_id="run-file")
     about = gr.JSON(label="What made it", elem_id="run-about", visible=False)
@@ -46,6 +48,9 @@ def build(wiring: Wiring) -> None:
         elem_id="run-command",
     )
 
+    def choices(session: Session) -> list[str]:
+        return [RECORDED, *bench.saved(session)]
+
     def draw(session: Session) -> list[Any]:
         opened = session.results.get("opened")
         made = opened.provenance if opened else None
@@ -53,7 +58,7 @@ def build(wiring: Wiring) -> None:
         if made is not None and opened is not None:
             facts = {"kind": opened.kind, "mask": opened.mask, **made.__dict__}
         return [
-            gr.update(choices=[RECORDED, *bench.saved(session)]),
+            gr.update(choices=choices(session)),
             gr.update(value=facts, visible=facts is not None),
             made.command if made else "",
         ]
@@ -66,11 +71,14 @@ def build(wiring: Wiring) -> None:
 
     wiring.on(view.click, open_it, [name], redraw=every)
 
-    def prepare(request: gr.Request, run: str) -> Any:
-        try:
-            found = find(wiring, bench.session(request), run)
-        except InspectorError as error:
-            raise gr.Error(escape(str(error)), title="", print_exception=False) from error
+    def delete_it(session: Session, run: str | None) -> Any:
+        if run is None:  # it was not confirmed
+            return gr.skip()
+        remove(wiring, session, run)
+        return gr.update(choices=choices(session), value=RECORDED)
+
+    def prepare(session: Session, run: str | None) -> Any:
+        found = find(wiring, session, run)
         stem = "recorded" if run == RECORDED else run
         path = Path(folder.name) / f"{stem}.json"
         path.write_text(found.dumps(), encoding="utf-8")
@@ -78,7 +86,8 @@ def build(wiring: Wiring) -> None:
 
     folder = tempfile.TemporaryDirectory(prefix="layer-inspector-")  # gone with the page
 
-    fetch.click(prepare, name, file, show_progress="hidden", api_visibility="private")
+    wiring.answer(fetch.click, prepare, [name], file)
+    wiring.answer(delete.click, delete_it, [name], name, js=CONFIRM)
     wiring.on(upload.upload, lambda s, path: show(wiring, s, read(path)), [upload], redraw=every)
 
 
@@ -93,6 +102,19 @@ def find(wiring: Wiring, session: Session, name: str | None) -> Result:
     if name not in wiring.bench.saved(session):
         raise ResultError(f"there is no saved run {name!r}: pick one from the list.")
     return runs.open_run(name)
+
+
+def remove(wiring: Wiring, session: Session, name: str) -> None:
+    """Delete a saved run; what of it is shown stays on the page.
+
+    Raises:
+        ResultError: there is none that this page may see, or it is the recorded one.
+    """
+    if name == RECORDED:
+        raise ResultError("the recorded run belongs to the program: it cannot be deleted.")
+    if name not in wiring.bench.saved(session):
+        raise ResultError(f"there is no saved run {name!r}: pick one from the list.")
+    runs.forget([name])
 
 
 def read(path: str) -> Result:
