@@ -12,6 +12,7 @@ from typing import Any
 
 from inspector.errors import TaskError
 from inspector.jobs import Progress
+from inspector.measure.continuations import can_share, log_probabilities
 from inspector.model.loaded import LoadedModel
 from inspector.results import Benchmark
 
@@ -20,9 +21,8 @@ from inspector.results import Benchmark
 class Meter:
     """Counts requests answered in one turn of `turns`, and reports; lets Cancelled pass.
 
-    A batch's rows are not requests: lm-eval answers several from one row where only their last
-    token differs, and cuts a long text into several rows. So a block of requests is spread evenly
-    over the rows that it takes.
+    A row is not always a request: lm-eval cuts a long text into several rows. So a block of
+    requests is spread evenly over the rows that it takes.
     """
 
     progress: Progress
@@ -48,6 +48,18 @@ class Meter:
         yield
         self.done = end
         self.report()
+
+    @contextmanager
+    def part(self) -> Iterator[Callable[[float, int], None]]:
+        """Counts up from here: told how many rows are done by now, of how many tokens at most."""
+        start = self.done
+
+        def progress(rows: float, length: int) -> None:
+            self.longest = max(self.longest, length)
+            self.done = start + rows * self.per_row
+            self.report()
+
+        yield progress
 
     def rows(self, rows: int, length: int) -> None:
         """So many rows of so many tokens are about to go through the model."""
@@ -88,9 +100,12 @@ def harness(loaded: LoadedModel, batch: int, meter: Meter, built: Callable[[], i
             for (_, text), _, continuation in (each for each in requests if each[0]):
                 _require_scorable(text, len(continuation), self.max_length)
             if override_bs is None:  # a list of its own, not a batch of somebody's windows
-                rows = {(*context, *continuation[:-1]) for _, context, continuation in requests}
-                meter.per_row = len(requests) / len(rows)
-            return super()._loglikelihood_tokens(requests, True, override_bs)
+                meter.per_row = 1.0
+            if not can_share(loaded):
+                return super()._loglikelihood_tokens(requests, True, override_bs)
+            pairs = [_cut(context, end, self.max_length) for _, context, end in requests]
+            with meter.part() as progress:
+                return log_probabilities(loaded, pairs, progress=progress)
 
         def _model_call(self, inps: Any, attn_mask: Any = None, labels: Any = None) -> Any:
             meter.rows(*inps.shape)
@@ -120,6 +135,11 @@ class _Listener:
 
     def end(self) -> None:
         """Nothing is held back."""
+
+
+def _cut(context: list[int], end: list[int], window: int) -> tuple[list[int], list[int]]:
+    """The pair without what the window cannot hold, cut from the left as lm-eval cuts it."""
+    return (context + end)[-(window + 1) : -len(end)], end
 
 
 def _require_scorable(text: str, tokens: int, window: int) -> None:

@@ -65,6 +65,11 @@ def head_tokens(dtype: torch.dtype) -> int:
     return max(1, HEAD_TOKENS * 2 // dtype.itemsize)
 
 
+def layer_tokens(dtype: torch.dtype) -> int:
+    """How many tokens go through a layer at a time in a dtype."""
+    return LAYER_TOKENS if dtype.itemsize <= 2 else LAYER_TOKENS // 4
+
+
 def predicted(metric: Metric, length: int) -> int:
     """How many tokens of a window count: all but the last where the next token is the measure."""
     return length if metric.against_logits else length - 1
@@ -163,8 +168,7 @@ def through(
 ) -> torch.Tensor:
     """One layer on [n, T, H], a bounded number of tokens at a time."""
     parts = []
-    tokens = LAYER_TOKENS if stream.dtype.itemsize <= 2 else LAYER_TOKENS // 4
-    for rows in stream.split(max(1, tokens // calls.length)):
+    for rows in stream.split(max(1, layer_tokens(stream.dtype) // calls.length)):
         parts.append(run_layer(loaded, layer, rows, calls))
         tick(len(rows))
     return parts[0] if len(parts) == 1 else torch.cat(parts)

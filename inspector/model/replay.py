@@ -8,7 +8,8 @@ one broadcasts over any number of rows, all of which are whole, unpadded windows
 
 from __future__ import annotations
 
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -88,8 +89,20 @@ def before_head(loaded: LoadedModel, stream: torch.Tensor) -> torch.Tensor:
     """
     if not loaded.plain_head:
         return stream
-    with replaced(_output_matrix(loaded), lambda normed: normed):
+    with headless(loaded):
         return head(loaded, stream)
+
+
+@contextmanager
+def headless(loaded: LoadedModel) -> Iterator[None]:
+    """Within the block, the model gives the normed stream in the place of its logits.
+
+    Only where the head is nothing but the output matrix (`plain_head`); else nothing is changed.
+    """
+    with ExitStack() as restore:
+        if loaded.plain_head:
+            restore.enter_context(replaced(_output_matrix(loaded), lambda normed: normed))
+        yield
 
 
 @torch.no_grad()

@@ -39,9 +39,10 @@ def build(wiring: Wiring, sidebar: Sidebar) -> None:
         live = gr.HTML(elem_id="live")
     banner = gr.HTML(elem_id="banner")
     with gr.Row(visible=False, elem_id="model-choice") as choice:
-        now = gr.Button("Load it now", variant="primary", size="sm", elem_id="load-now")
-        take = gr.Button("Use that model here", size="sm")
-        mine = gr.Button("Load mine again", size="sm")
+        small: dict[str, Any] = {"size": "sm", "scale": 0, "min_width": 150}
+        now = gr.Button("Load it now", variant="primary", elem_id="load-now", **small)
+        take = gr.Button("Use that model here", **small)
+        mine = gr.Button("Load mine again", **small)
     with gr.Row(elem_id="colour-tools"):
         colour = gr.Dropdown(
             list(COLOURS), label="Colour the map by", scale=0, min_width=280, elem_id="colour"

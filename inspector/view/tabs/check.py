@@ -51,7 +51,9 @@ def _perplexity(wiring: Wiring, sidebar: Sidebar) -> None:
     gr.Markdown("### Perplexity\nOn the text to check on (sidebar). Lower is better.")
     with gr.Row(equal_height=True):
         stride = gr.Textbox(label="Stride", placeholder="no overlap", min_width=110)
-        go = gr.Button("Measure perplexity", variant="primary", elem_id="perplexity-go")
+        go = gr.Button(
+            "Measure perplexity", variant="primary", min_width=200, elem_id="perplexity-go"
+        )
     plot = Plot(empty="Not measured yet.", elem_id="perplexity")
 
     def draw(session: Session) -> list[Any]:

@@ -35,9 +35,9 @@ def build(wiring: Wiring) -> None:
     with gr.Row(equal_height=True):
         name = gr.Dropdown([RECORDED], value=RECORDED, label="Saved runs", scale=3, elem_id="run")
         view = gr.Button("Open", variant="primary", scale=0, min_width=90, elem_id="run-open")
-        fetch = gr.Button("Prepare download", scale=0, min_width=150, elem_id="run-download")
+        fetch = gr.Button("Download", scale=0, min_width=110, elem_id="run-download")
         delete = gr.Button("Delete", scale=0, min_width=90, elem_id="run-delete")
-        upload = gr.UploadButton("Bring a run (.json)", file_types=[".json"], scale=0)
+        upload = gr.UploadButton("Open a file", file_types=[".json"], scale=0, min_width=130)
     file = gr.File(label="Download", visible=False, elem_id="run-file")
     about = gr.JSON(label="What made it", elem_id="run-about", visible=False)
     line = gr.Textbox(

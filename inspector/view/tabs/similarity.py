@@ -38,9 +38,15 @@ def start(wiring: Wiring, session: Session, *text: Any) -> None:
 
 def build(wiring: Wiring, sidebar: Sidebar, redraw_mask: tuple[str, ...]) -> None:
     """Build the tab into the page that is open, and wire it."""
-    with gr.Row(equal_height=True):
+    with gr.Row(equal_height=True, elem_classes="beside-buttons"):
         gr.Markdown(ABOUT)
-        go = gr.Button("Measure similarity", variant="primary", scale=0, elem_id="similarity-go")
+        go = gr.Button(
+            "Measure similarity",
+            variant="primary",
+            scale=0,
+            min_width=200,
+            elem_id="similarity-go",
+        )
     with gr.Row(elem_classes="choices"):
         tokens = gr.Radio(
             [("Last token, as in the paper", "last"), ("All tokens", "all")],

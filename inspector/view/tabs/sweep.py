@@ -38,13 +38,13 @@ def start(wiring: Wiring, session: Session, metric: str, *text: Any) -> None:
 
 def build(wiring: Wiring, sidebar: Sidebar, redraw_mask: tuple[str, ...]) -> None:
     """Build the tab into the page that is open, and wire it."""
-    with gr.Row(equal_height=True):
+    with gr.Row(equal_height=True, elem_classes="beside-buttons"):
         gr.Markdown(ABOUT)
         metric = gr.Dropdown(
             [(f"{row.label} ({row.unit})", name) for name, row in METRICS.items()],
             value="nll",
             label="Measure",
-            min_width=220,
+            min_width=240,
             scale=0,
             elem_id="sweep-metric",
         )
