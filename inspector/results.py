@@ -16,6 +16,8 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from inspector.errors import ResultError
+from inspector.jsonable import array, number, numbers, plain
+from inspector.paired import Paired, paired
 
 FORMAT = 1
 """Grows when a field of a saved result changes its meaning."""
@@ -55,7 +57,7 @@ class Provenance:
 
     def __post_init__(self) -> None:
         """Read null as NaN."""
-        object.__setattr__(self, "seconds", _number(self.seconds))
+        object.__setattr__(self, "seconds", number(self.seconds))
 
     @property
     def about(self) -> str:
@@ -83,7 +85,7 @@ class Result:
 
     def to_json(self) -> dict[str, Any]:
         """Plain lists, numbers and strings, with `kind` and `format` in front."""
-        return {"kind": self.kind, "format": FORMAT, **_plain(dataclasses.asdict(self))}
+        return {"kind": self.kind, "format": FORMAT, **plain(dataclasses.asdict(self))}
 
     def dumps(self) -> str:
         """The JSON as text, strictly valid (no NaN)."""
@@ -127,12 +129,12 @@ class Similarity(Result):
             ("angular_all", self.depth + 1),
             ("stream", 2 * self.depth + 1),
         ):
-            array = _array(getattr(self, name))
-            object.__setattr__(self, name, array)
-            if array.shape != (size, size):
-                raise ResultError(f"{name} has shape {array.shape}, not {(size, size)}.")
-        object.__setattr__(self, "turn", _numbers(self.turn))
-        object.__setattr__(self, "growth", _numbers(self.growth))
+            values = array(getattr(self, name))
+            object.__setattr__(self, name, values)
+            if values.shape != (size, size):
+                raise ResultError(f"{name} has shape {values.shape}, not {(size, size)}.")
+        object.__setattr__(self, "turn", numbers(self.turn))
+        object.__setattr__(self, "growth", numbers(self.growth))
 
     def windows(self, *, tokens: str = "last") -> dict[int, tuple[int, float]]:
         """For every n, the start of the best window of n layers and its angular distance.
@@ -169,8 +171,8 @@ class Scores(Result):
 
     def __post_init__(self) -> None:
         """Read nulls as NaN."""
-        object.__setattr__(self, "scores", _numbers(self.scores))
-        object.__setattr__(self, "reference", _number(self.reference))
+        object.__setattr__(self, "scores", numbers(self.scores))
+        object.__setattr__(self, "reference", number(self.reference))
 
     @property
     def complete(self) -> bool:
@@ -205,9 +207,9 @@ class Step:
 
     def __post_init__(self) -> None:
         """Check the statuses, and that every score has one."""
-        object.__setattr__(self, "scores", _numbers(self.scores))
-        object.__setattr__(self, "perplexity", _number(self.perplexity))
-        object.__setattr__(self, "seconds", _number(self.seconds))
+        object.__setattr__(self, "scores", numbers(self.scores))
+        object.__setattr__(self, "perplexity", number(self.perplexity))
+        object.__setattr__(self, "seconds", number(self.seconds))
         unknown = set(self.score_status.values()) - set(STATUSES)
         if unknown or set(self.score_status) != set(self.scores):
             raise ResultError(f"step {self.step}: every score needs a status out of {STATUSES}.")
@@ -265,15 +267,17 @@ class Perplexity(Result):
     def __post_init__(self) -> None:
         """Read nulls as NaN."""
         for name in ("perplexity", "nll"):
-            object.__setattr__(self, name, _number(getattr(self, name)))
-        object.__setattr__(self, "baseline", _numbers(self.baseline))
+            object.__setattr__(self, name, number(getattr(self, name)))
+        object.__setattr__(self, "baseline", numbers(self.baseline))
 
 
 @dataclass(frozen=True)
 class TaskScore:
     """One metric of one task: a mean over `items` in [0, 1] and its standard error.
 
-    `baseline` and `baseline_stderr` are the untouched model's on the same items.
+    `baseline` and `baseline_stderr` are the untouched model's on the same items. `each` and
+    `baseline_each` are the scores item by item, in one order; empty where the metric is no mean of
+    such (a perplexity), or where there is no baseline yet.
     """
 
     task: str
@@ -283,30 +287,69 @@ class TaskScore:
     items: int
     baseline: float = math.nan
     baseline_stderr: float = math.nan
+    each: list[float] = field(default_factory=list)
+    baseline_each: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Read nulls as NaN."""
         for name in ("value", "stderr", "baseline", "baseline_stderr"):
-            object.__setattr__(self, name, _number(getattr(self, name)))
+            object.__setattr__(self, name, number(getattr(self, name)))
+
+    @property
+    def change(self) -> Paired | None:
+        """This mask against the untouched model, item by item; None where that is not known."""
+        return paired(self.each, self.baseline_each)
+
+
+@dataclass(frozen=True)
+class Flip:
+    """An item of a task that the two models answer otherwise.
+
+    `gold`, `here` and `untouched` are indices of `choices`: the right answer, the one under the
+    mask, and the untouched model's; `item` is the item's place in the task.
+    """
+
+    task: str
+    item: int
+    question: str
+    choices: list[str]
+    gold: int
+    here: int
+    untouched: int
 
 
 @dataclass(frozen=True)
 class Benchmark(Result):
-    """Scores of lm-eval tasks on the model under `mask`, beside the untouched model."""
+    """Scores of lm-eval tasks on the model under `mask`, beside the untouched model.
+
+    `picks` maps a multiple-choice task to the index of the choice with the largest log-probability,
+    item by item, and `baseline_picks` to the untouched model's; `flips` are the items where these
+    differ.
+    """
 
     kind: ClassVar[str] = "benchmark"
 
     tasks: list[TaskScore]
     limit: int | None = None
+    picks: dict[str, list[int]] = field(default_factory=dict)
+    baseline_picks: dict[str, list[int]] = field(default_factory=dict)
+    flips: list[Flip] = field(default_factory=list)
 
     def untouched(self) -> Benchmark:
         """The untouched model's own result on the same items, to be a baseline again."""
-        tasks = [replace(row, value=row.baseline, stderr=row.baseline_stderr) for row in self.tasks]
-        return replace(self, mask="", tasks=tasks)
+        tasks = [
+            replace(
+                row, value=row.baseline, stderr=row.baseline_stderr, each=list(row.baseline_each)
+            )
+            for row in self.tasks
+        ]
+        return replace(self, mask="", tasks=tasks, picks=self.baseline_picks, flips=[])
 
     @classmethod
     def _from_json(cls, data: dict[str, Any]) -> Self:
-        return super()._from_json({**data, "tasks": [TaskScore(**task) for task in data["tasks"]]})
+        tasks = [TaskScore(**task) for task in data["tasks"]]
+        flips = [Flip(**flip) for flip in data.get("flips", [])]
+        return super()._from_json({**data, "tasks": tasks, "flips": flips})
 
 
 @dataclass(frozen=True)
@@ -375,27 +418,3 @@ def save(result: Result, path: str | Path) -> None:
         temporary.replace(path)
     except OSError as error:
         raise ResultError(f"cannot write {path}: {error.strerror}.") from error
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
-    if isinstance(value, dict):
-        return {str(key): _plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    if isinstance(value, float | np.floating):
-        return float(value) if math.isfinite(value) else None
-    return value
-
-
-def _number(value: Any) -> float:
-    return math.nan if value is None else float(value)
-
-
-def _numbers(values: dict[str, Any]) -> dict[str, float]:
-    return {name: _number(value) for name, value in values.items()}
-
-
-def _array(value: Any) -> np.ndarray:
-    return np.array(value, dtype=np.float32)  # None becomes NaN

@@ -19,6 +19,8 @@ RANKS = {
     "errors": 1,
     "assets": 2,
     "units": 2,
+    "jsonable": 2,
+    "paired": 2,
     "results": 3,
     "jobs": 3,
     "model": 4,
@@ -28,7 +30,14 @@ RANKS = {
     "__main__": 7,
     "app": 8,
 }
-BASE_MAY_IMPORT = {"errors": set(), "units": set(), "jobs": set(), "results": {"numpy"}}
+BASE_MAY_IMPORT = {
+    "errors": set(),
+    "units": set(),
+    "jobs": set(),
+    "paired": set(),
+    "jsonable": {"numpy"},
+    "results": {"numpy"},
+}
 LATE = {"gradio", "lm_eval", "datasets"}
 PICKLES = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve"}
 MAX_LINES = 400

@@ -16,6 +16,7 @@ from inspector.results import (
     FORMAT,
     KINDS,
     Benchmark,
+    Flip,
     Generation,
     Perplexity,
     Provenance,
@@ -117,10 +118,13 @@ EXAMPLES: dict[str, Result] = {
         provenance(),
         "",
         tasks=[
-            TaskScore("arc", "acc", 0.5, 0.01, 100, 0.6, 0.02),
+            TaskScore("arc", "acc", 0.5, 0.01, 2, 1.0, 0.02, each=[1, 0], baseline_each=[1, 1]),
             TaskScore("x", "acc", 1.0, NAN, 1),
         ],
         limit=100,
+        picks={"arc": [1, 0]},
+        baseline_picks={"arc": [1, 1]},
+        flips=[Flip("arc", 1, "a\u2028b", ["c", "d"], gold=1, here=0, untouched=1)],
     ),
     "generation": Generation(
         provenance(), "2.ffn", prompt="a\u2028b", text="\U0001f600", baseline_text="", tokens=3,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from inspector.cli.text import number, printable, table
+from inspector.paired import Paired
 from inspector.results import (
     Benchmark,
     Generation,
@@ -145,14 +146,20 @@ def benchmark(result: Benchmark) -> str:
             task.metric,
             _with_error(task.value, task.stderr),
             _with_error(task.baseline, task.baseline_stderr),
+            _change(task.change),
             str(task.items),
         ]
         for task in result.tasks
     ]
     first = f", the first {result.limit} items of each task" if result.limit else ""
     title = f"Mean ± standard error, 0 to 1, higher = better{first}"
-    header = ["task", "metric", "this mask", "untouched model", "items"]
-    return f"{title}\n\n{table(header, rows, align='<<')}"
+    header = ["task", "metric", "this mask", "untouched model", "difference (95 %)", "items"]
+    lines = [title, "", table(header, rows, align="<<")]
+    if result.flips:
+        count = len(result.flips)
+        items = "1 item is" if count == 1 else f"{count} items are"
+        lines += ["", f"{items} answered otherwise by the untouched model: `flips` in the JSON."]
+    return "\n".join(lines)
 
 
 def generation(result: Generation) -> str:
@@ -190,6 +197,12 @@ def _perplexity_row(name: str, values: dict[str, Any]) -> list[str]:
 
 def _perplexity(value: float) -> str:
     return f"{value:,.2f}" if value < 1e9 else number(value)
+
+
+def _change(change: Paired | None) -> str:
+    if change is None:
+        return "-"
+    return f"{change.difference:+.3f} ({change.low:+.3f} to {change.high:+.3f})"
 
 
 def _with_error(value: float, error: float) -> str:

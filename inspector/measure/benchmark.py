@@ -10,7 +10,7 @@ import importlib.metadata
 import math
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -23,7 +23,7 @@ from inspector.measure.scoring import memory_levers
 from inspector.measure.tasks import Found, find, fingerprint
 from inspector.model.loaded import LoadedModel
 from inspector.model.surgery import muted
-from inspector.results import Benchmark, TaskScore
+from inspector.results import Benchmark, Flip, TaskScore
 from inspector.units import Mask
 
 BATCH = 8
@@ -42,14 +42,36 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class Score:
-    """What lm-eval reports of one metric of one task; NaN where it gives no standard error."""
+    """What lm-eval reports of one metric of one task; NaN where it gives no standard error.
+
+    `each` are the items' own scores, empty where the value is not their mean.
+    """
 
     value: float
     stderr: float
     items: int
+    each: list[float] = field(default_factory=list)
 
 
 UNKNOWN = Score(math.nan, math.nan, 0)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One multiple-choice item as it was asked, with the index of the right choice."""
+
+    question: str
+    choices: list[str]
+    gold: int
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one model scored, and which choice it took of each multiple-choice item, by task."""
+
+    scores: dict[Key, Score]
+    picks: dict[str, list[int]] = field(default_factory=dict)
+    items: dict[str, list[Item]] = field(default_factory=dict)
 
 
 def benchmark(
@@ -100,10 +122,11 @@ def benchmark(
         here = run(mask, meter=Meter(progress, "the edited model", 0, turns))
         report = partial(_result, loaded, mask, found, limit, started, here)
         if known is not None:
-            return report({(row.task, row.metric): _own_score(row) for row in known.tasks})
+            scores = {(row.task, row.metric): _own_score(row) for row in known.tasks}
+            return report(Turn(scores, known.picks))
         if not len(mask):
             return report(here)
-        meter = Meter(progress, "the untouched model", 1, turns, partial=report({}))
+        meter = Meter(progress, "the untouched model", 1, turns, partial=report(Turn({})))
         return report(run(loaded.empty(), meter=meter))
 
 
@@ -150,7 +173,7 @@ def _item_versions(found: Found) -> dict[str, str]:
 
 
 def _own_score(row: TaskScore) -> Score:
-    return Score(row.value, row.stderr, row.items)
+    return Score(row.value, row.stderr, row.items, row.each)
 
 
 def _result(
@@ -159,19 +182,49 @@ def _result(
     found: Found,
     limit: int | None,
     started: float,
-    here: dict[Key, Score],
-    untouched: dict[Key, Score],
+    here: Turn,
+    untouched: Turn,
 ) -> Benchmark:
     provenance = loaded.provenance(started=started)
     lm_eval = {"lm_eval": importlib.metadata.version("lm_eval")}
     versions = provenance.versions | lm_eval | _item_versions(found)
     rows = []
-    for (task, metric), score in here.items():
-        base = untouched.get((task, metric), UNKNOWN)
+    for (task, metric), score in here.scores.items():
+        base = untouched.scores.get((task, metric), UNKNOWN)
         rows.append(
-            TaskScore(task, metric, score.value, score.stderr, score.items, base.value, base.stderr)
+            TaskScore(
+                task,
+                metric,
+                score.value,
+                score.stderr,
+                score.items,
+                base.value,
+                base.stderr,
+                score.each,
+                base.each,
+            )
         )
-    return Benchmark(replace(provenance, versions=versions), str(mask), rows, limit)
+    return Benchmark(
+        replace(provenance, versions=versions),
+        str(mask),
+        rows,
+        limit,
+        picks=here.picks,
+        baseline_picks=untouched.picks,
+        flips=_flips(here, untouched),
+    )
+
+
+def _flips(here: Turn, untouched: Turn) -> list[Flip]:
+    """The items that the two answer otherwise, with what was asked."""
+    return [
+        Flip(task, at, item.question, item.choices, item.gold, mine, theirs)
+        for task, items in here.items.items()
+        for at, (item, mine, theirs) in enumerate(
+            zip(items, here.picks[task], untouched.picks.get(task, here.picks[task]), strict=True)
+        )
+        if mine != theirs
+    ]
 
 
 def _turn(
@@ -183,7 +236,7 @@ def _turn(
     batch: int,
     known: Benchmark | None,
     meter: Meter,
-) -> dict[Key, Score]:
+) -> Turn:
     """Ask everything of the model under one mask."""
     from lm_eval.defaults import DEFAULT_OTHER_SEED
     from lm_eval.evaluator import evaluate
@@ -207,20 +260,68 @@ def _turn(
                 task_dict={"tasks": found.tasks, "groups": found.groups},
                 limit=limit,
                 bootstrap_iters=BOOTSTRAPS,
-                log_samples=False,
+                log_samples=True,
             )
     except OutOfMemory as error:
         raise OutOfMemory(
             f"out of memory with {batch} requests of up to {meter.longest} tokens at a time: use a "
             "smaller batch, a task with shorter texts, or a smaller dtype (--dtype bf16)."
         ) from error.__cause__
-    return _scores(results)
+    picks, items = {}, {}
+    for name, task in found.tasks.items():
+        if task.OUTPUT_TYPE == "multiple_choice":
+            rows = _in_order(results["samples"].get(name, []))
+            picks[name] = [_pick(row) for row in rows]
+            items[name] = [_item(row) for row in rows]
+    return Turn(_scores(results), picks, items)
+
+
+def _in_order(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The items in the task's order, each once: every filter repeats them."""
+    return list({row["doc_id"]: row for row in sorted(samples, key=_place)}.values())
+
+
+def _place(sample: dict[str, Any]) -> int:
+    return sample["doc_id"]
+
+
+def _pick(sample: dict[str, Any]) -> int:
+    """The choice with the largest log-probability, the first where several have it."""
+    answers = [float(answer[0]) for answer in sample["filtered_resps"]]
+    return max(range(len(answers)), key=lambda at: answers[at])
+
+
+def _item(sample: dict[str, Any]) -> Item:
+    """What was asked; where the choices differ in the question's place, these are the choices."""
+    contexts, ends = zip(*(pair[:2] for pair in _arguments(sample)), strict=True)
+    if len(set(contexts)) == 1:
+        question, choices = contexts[0], [end.strip() for end in ends]
+    else:
+        question, choices = ends[0].strip(), list(contexts)
+    gold = sample["target"]
+    return Item(question, choices, int(gold) if isinstance(gold, int | np.integer) else -1)
+
+
+def _arguments(sample: dict[str, Any]) -> list[tuple[str, str]]:
+    found = sample["arguments"]
+    return list(found.values()) if isinstance(found, dict) else list(found)
+
+
+def _each(samples: list[dict[str, Any]], metric: str, chosen: str, mean: float) -> list[float]:
+    """The items' own scores by one metric and filter, if their mean is what is reported."""
+    rows = [row for row in samples if row.get("filter", "none") == chosen and metric in row]
+    values = [row[metric] for row in sorted(rows, key=_place)]
+    if not values or not all(_is_number(value) or isinstance(value, bool) for value in values):
+        return []
+    each = [float(value) for value in values]
+    return each if math.isclose(math.fsum(each) / len(each), mean, abs_tol=1e-9) else []
 
 
 def _scores(results: dict[str, Any]) -> dict[Key, Score]:
     """lm-eval's table: `acc,none` beside `acc_stderr,none`, a filter's name after the comma."""
     scores = {}
     for task, row in results["results"].items():
+        samples = results["samples"].get(task, [])
         for name, value in row.items():
             metric, comma, chosen = name.partition(",")
             if not comma or metric.endswith("_stderr") or not _is_number(value):
@@ -231,6 +332,7 @@ def _scores(results: dict[str, Any]) -> dict[Key, Score]:
                 float(value),
                 float(stderr) if _is_number(stderr) else math.nan,
                 int(row.get("sample_len", 0)),
+                _each(samples, metric, chosen, float(value)),
             )
     return scores
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from inspector.jobs import silent
 from inspector.measure.harness import Meter, harness, quiet
 from inspector.measure.tasks import Found, find
 from inspector.model.loaded import LoadedModel
@@ -72,7 +73,7 @@ def _compare(loaded: LoadedModel, name: str, few: Found, items: Found, rounds: i
 
 
 def _ours(loaded: LoadedModel) -> Any:
-    return harness(loaded, 8, Meter(lambda *_: None, "", 0, 1), lambda: 1)
+    return harness(loaded, 8, Meter(silent, "", 0, 1), lambda: 1)
 
 
 def _stock(loaded: LoadedModel, batch: int) -> Any:

@@ -10,7 +10,7 @@ import pytest
 from inspector.cli.progress import CLEAR_LINE, Meter, describe, duration
 from inspector.cli.summaries import SUMMARIES, summary
 from inspector.cli.text import number, printable, table
-from inspector.results import KINDS, Benchmark, Generation, Perplexity, Provenance, TaskScore
+from inspector.results import KINDS, Benchmark, Flip, Generation, Perplexity, Provenance, TaskScore
 
 MADE = Provenance("tiny:llama", "random", "llama", "float32", "cpu", 4)
 
@@ -133,15 +133,22 @@ def test_every_kind_of_result_has_a_summary() -> None:
 
 
 def test_a_benchmark_stands_beside_its_baseline() -> None:
+    here, untouched = [1.0, 0.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0]
     rows = [
-        TaskScore("own", "acc", 0.75, 0.03, 204, 0.8, 0.028),
-        TaskScore("own", "f1", 0.5, math.nan, 204),
+        TaskScore("own", "acc", 0.75, 0.03, 4, 1.0, 0.028, here, untouched),
+        TaskScore("own", "f1", 0.5, math.nan, 4),
     ]
-    out = summary(Benchmark(MADE, "1", rows, limit=9)).splitlines()
+    flips = [Flip("own", 1, "2 + 2 is", ["4", "5"], gold=0, here=1, untouched=0)]
+    out = summary(Benchmark(MADE, "1", rows, limit=9, flips=flips)).splitlines()
     assert out[:2] == ["tiny:llama · random · float32", "muted: 1"]
     assert "the first 9 items" in out[3]
-    assert out[-2].split() == ["own", "acc", *["0.750", "±", "0.030", "0.800", "±", "0.028", "204"]]
-    assert out[-1].split() == ["own", "f1", "0.500", "-", "204"]
+    change = rows[0].change
+    assert change is not None and change.lost == 1
+    interval = [f"({change.low:+.3f}", "to", f"{change.high:+.3f})"]
+    cells = ["0.750", "±", "0.030", "1.000", "±", "0.028", "-0.250", *interval, "4"]
+    assert out[-4].split() == ["own", "acc", *cells]
+    assert out[-3].split() == ["own", "f1", "0.500", "-", "-", "4"]
+    assert out[-1].startswith("1 item is answered otherwise")
 
 
 def test_a_perplexity_that_overflows_is_said() -> None:

@@ -95,6 +95,12 @@ def write_folder(folder: Path, *configs: dict[str, Any]) -> Path:
 def plain(
     loaded: LoadedModel, folder: Path, names: list[str], mask: str = "", **more: Any
 ) -> dict[str, dict[str, Any]]:
+    return plain_results(loaded, folder, names, mask, **more)["results"]
+
+
+def plain_results(
+    loaded: LoadedModel, folder: Path, names: list[str], mask: str = "", **more: Any
+) -> dict[str, Any]:
     """lm-eval itself, as its documentation calls it."""
     from lm_eval.evaluator import simple_evaluate
     from lm_eval.models.huggingface import HFLM
@@ -107,7 +113,7 @@ def plain(
         asked: Any = {"tasks": names, "bootstrap_iters": BOOTSTRAPS, **more}
         model = kind(pretrained=loaded.model, tokenizer=tokenizer, batch_size=3)
         results: Any = simple_evaluate(model=model, task_manager=manager, **asked)
-    return results["results"]
+    return results
 
 
 def table(result: Benchmark, *, baseline: bool = False) -> dict[tuple[str, str], float]:
@@ -158,6 +164,41 @@ def test_the_own_set_scores_as_lm_eval_scores_it(
     assert (found.mask, found.limit) == (mask, LIMIT)
     assert (mask == "") == (edited == untouched)  # else equality would tell nothing
     assert from_json(found.to_json()).to_json() == found.to_json()
+
+
+def test_items_are_compared_one_by_one(loaded: LoadedModel, items: Path, tmp_path: Path) -> None:
+    found = benchmark(loaded, [str(items)], loaded.mask(MASK))
+    folder = write_folder(tmp_path / "tasks", multiple_choice("reference", items))
+    answers = {mask: samples(loaded, folder, mask) for mask in ("", MASK)}
+    for row in found.tasks:
+        assert row.each == [each[row.metric] for each in answers[MASK]]
+        assert row.baseline_each == [each[row.metric] for each in answers[""]]
+        assert row.change is not None
+        assert row.change.difference == pytest.approx(row.value - row.baseline)
+    picks = {
+        mask: [int(np.argmax([answer[0] for answer in each["filtered_resps"]])) for each in rows]
+        for mask, rows in answers.items()
+    }
+    assert picks[""] != picks[MASK]
+    assert (found.picks, found.baseline_picks) == ({"mine": picks[MASK]}, {"mine": picks[""]})
+    flipped = [at for at in range(len(ITEMS)) if picks[""][at] != picks[MASK][at]]
+    assert [flip.item for flip in found.flips] == flipped
+    for flip in found.flips:
+        item = ITEMS[flip.item]
+        assert (flip.question, flip.choices, flip.gold) == (
+            item["query"],
+            item["choices"],
+            item["gold"],
+        )
+        assert (flip.here, flip.untouched) == (picks[MASK][flip.item], picks[""][flip.item])
+    again = benchmark(loaded, [str(items)], loaded.mask(MASK), baseline=found.untouched())
+    assert again.to_json()["flips"] == found.to_json()["flips"]
+    assert again.tasks == found.tasks
+    assert benchmark(loaded, [str(items)], loaded.empty()).flips == []
+
+
+def samples(loaded: LoadedModel, folder: Path, mask: str) -> list[dict[str, Any]]:
+    return plain_results(loaded, folder, ["reference"], mask)["samples"]["reference"]
 
 
 def test_a_file_scores_as_its_yaml_does(loaded: LoadedModel, items: Path, tmp_path: Path) -> None:

@@ -491,6 +491,24 @@ def test_perplexity_stands_beside_the_untouched_model():
     assert [row["perplexity"] for row in rows_of(figure)] == ["20", "15"]
 
 
+def test_a_benchmark_shows_the_paired_difference():
+    here, untouched = [1.0] * 30 + [0.0] * 10, [1.0] * 40
+    row = TaskScore("arc", "acc", 0.75, 0.07, 40, 1.0, 0.0, each=here, baseline_each=untouched)
+    (figure,) = figures_of(Benchmark(provenance(3), "1", [row, TaskScore("x", "f1", 0.5, 0.1, 4)]))
+    change = row.change
+    assert change is not None and change.decided
+    dots = data_of(figure)[-1]
+    assert (list(dots.x), list(dots.y)) == ([change.difference], ["arc, acc"])
+    assert dots.error_x.array[0] == pytest.approx(change.high - change.difference)
+    assert dots.error_x.arrayminus[0] == pytest.approx(change.difference - change.low)
+    assert list(dots.marker.symbol) == ["circle"]
+    assert "difference" in x_titles(figure)
+    first, second = rows_of(figure)
+    assert (first["gained"], first["lost"]) == ("0", "10")
+    assert float(first["low95"]) == pytest.approx(change.low, rel=1e-4)
+    assert second["low95"] == ""
+
+
 def test_benchmark_has_error_bars_and_escapes_names():
     (figure,) = figures_of(benchmark())
     untouched, masked = data_of(figure)

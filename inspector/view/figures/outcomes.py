@@ -7,7 +7,9 @@ import math
 from collections.abc import Sequence
 
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
+from inspector.paired import Paired
 from inspector.results import Benchmark, Perplexity
 from inspector.view.figures.style import (
     GREY,
@@ -20,6 +22,10 @@ from inspector.view.figures.style import (
 )
 
 MASKED, UNTOUCHED = "this mask", "untouched"
+CSV = (
+    *("task", "metric", "score", "stderr", "baseline", "baseline_stderr", "items"),
+    *("difference", "low95", "high95", "gained", "lost", "p"),
+)
 
 
 def perplexity(result: Perplexity) -> go.Figure:
@@ -63,11 +69,16 @@ def perplexity(result: Perplexity) -> go.Figure:
 
 
 def benchmark(result: Benchmark) -> go.Figure:
-    """Every task's score under the mask and of the untouched model, with one standard error."""
+    """Every task's score under the mask and of the untouched model, with one standard error.
+
+    Where both answered the same items, the difference stands beside it with its 95 % interval.
+    """
     names = [f"{task.task}, {task.metric}" for task in result.tasks]
     shown = [html.escape(name, quote=False) for name in names]
     items = [task.items for task in result.tasks]
-    figure = go.Figure()
+    changes = [task.change for task in result.tasks]
+    paired = any(change is not None for change in changes)
+    figure = _side_by_side() if paired else go.Figure()
     compared = any(math.isfinite(task.baseline) for task in result.tasks)
     if compared:
         figure.add_trace(
@@ -90,22 +101,70 @@ def benchmark(result: Benchmark) -> go.Figure:
     )
     figure.update_xaxes(title_text="score", range=[-0.02, 1.02], dtick=0.2)
     figure.update_yaxes(autorange="reversed")
+    if paired:
+        figure.add_trace(_changes(shown, changes), row=1, col=2)
+        figure.add_vline(x=0, line={"width": 1, "color": GREY}, row=1, col=2)  # pyright: ignore
+        figure.update_xaxes(
+            title_text="difference", autorange=True, range=None, dtick=None, nticks=5, row=1, col=2
+        )
     rows = (
-        (t.task, t.metric, t.value, t.stderr, t.baseline, t.baseline_stderr, t.items)
-        for t in result.tasks
+        (
+            *(t.task, t.metric, t.value, t.stderr, t.baseline, t.baseline_stderr, t.items),
+            *((c.difference, c.low, c.high, c.gained, c.lost, c.p) if c else [math.nan] * 6),
+        )
+        for t, c in zip(result.tasks, changes, strict=True)
     )
     limit = f", the first {result.limit} items of each task" if result.limit else ""
     return sheet(
         figure,
         name="benchmark",
         title="Benchmark scores",
-        lines=[f"Mean and one standard error{limit}. Higher = better", about(result)],
-        csv=csv_text(
-            ("task", "metric", "score", "stderr", "baseline", "baseline_stderr", "items"), rows
-        ),
+        lines=[
+            f"Mean and one standard error{limit}. Higher = better"
+            + ("; the difference, item by item, with its 95 % interval" if paired else ""),
+            about(result),
+        ],
+        csv=csv_text(CSV, rows),
         plot_height=60 + 44 * max(1, len(names)),
         legend=1 + compared,
     ).update_layout(scattermode="group", scattergap=0.55, yaxis_automargin=True)
+
+
+def _side_by_side() -> go.Figure:
+    return make_subplots(
+        rows=1, cols=2, shared_yaxes=True, column_widths=[0.62, 0.38], horizontal_spacing=0.06
+    )
+
+
+def _changes(tasks: Sequence[str], changes: Sequence[Paired | None]) -> go.Scatter:
+    """What the mask changes, with 95 % intervals; filled where these leave zero out."""
+    known = [(name, change) for name, change in zip(tasks, changes, strict=True) if change]
+    return go.Scatter(
+        x=[change.difference for _, change in known],
+        y=[name for name, _ in known],
+        mode="markers",
+        orientation="h",
+        showlegend=False,
+        error_x={
+            "array": [change.high - change.difference for _, change in known],
+            "arrayminus": [change.difference - change.low for _, change in known],
+            "thickness": 1.5,
+            "width": 4,
+            "color": MAIN,
+        },
+        marker={
+            "size": 9,
+            "symbol": ["circle" if change.decided else "circle-open" for _, change in known],
+            "color": MAIN,
+            "line": {"width": 2, "color": MAIN},
+        },
+        hovertext=[
+            f"{change.low:+.3f} to {change.high:+.3f}<br>{change.gained} items gained, "
+            f"{change.lost} lost, p = {change.p:.3g}"
+            for _, change in known
+        ],
+        hovertemplate="%{y}<br>difference: %{x:+.4f}<br>%{hovertext}<extra></extra>",
+    )
 
 
 def _dots(

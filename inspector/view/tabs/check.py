@@ -12,7 +12,7 @@ from inspector.errors import InspectorError, TaskError
 from inspector.measure.benchmark import benchmark
 from inspector.measure.generation import generate
 from inspector.measure.perplexity import perplexity
-from inspector.results import Benchmark, Perplexity
+from inspector.results import Benchmark, Flip, Perplexity
 from inspector.view import figures, outcomes
 from inspector.view.commands import command
 from inspector.view.plot import Plot
@@ -23,6 +23,9 @@ from inspector.view.wiring import Wiring
 
 PROMPT = "The three most important things to know about volcanoes are"
 _NAME = re.compile(r"\w[\w-]{0,99}", re.ASCII)
+FLIPS = ("Task", "Question", "Right", "This mask", "Untouched")
+SHOWN = 200
+"""The most items in the table of those answered otherwise."""
 HEADERS: list[str] = list(outcomes.COLUMNS)
 
 
@@ -89,10 +92,25 @@ def _benchmark(wiring: Wiring) -> None:
         limit = gr.Number(40, label="Items", precision=0, minimum=1, min_width=80)
         go = gr.Button("Run benchmark", variant="primary", elem_id="benchmark-go")
     plot = Plot(empty="Not run yet.", elem_id="benchmark")
+    with gr.Accordion("Items answered otherwise", open=False, visible=False) as more:
+        flips = gr.Dataframe(
+            headers=list(FLIPS),
+            interactive=False,
+            wrap=True,
+            show_label=False,
+            max_height=420,
+            elem_id="flips",
+            buttons=["copy", "fullscreen"],
+            column_widths=["12%", "40%", "16%", "16%", "16%"],
+        )
 
     def draw(session: Session) -> list[Any]:
         found = session.results.get("benchmark")
-        return [figures.benchmark(found) if isinstance(found, Benchmark) else None]
+        if not isinstance(found, Benchmark):
+            return [None, gr.update(visible=False), []]
+        label = f"Items answered otherwise: {len(found.flips)}"
+        shown = gr.update(visible=bool(found.flips), label=label)
+        return [figures.benchmark(found), shown, _flips(found)]
 
     def start(session: Session, written: str, most: float | None) -> None:
         bench, card, mask = wiring.bench, session.require_card(), session.require_mask()
@@ -116,7 +134,7 @@ def _benchmark(wiring: Wiring) -> None:
         line = command("bench", card, str(mask), tasks=",".join(names), limit=items)
         bench.run(session, "benchmark", "Benchmark", work, line)
 
-    wiring.section("check", [plot], draw)
+    wiring.section("check", [plot, more, flips], draw)
     wiring.on(go.click, start, [tasks, limit], redraw=["status"])
 
 
@@ -159,6 +177,22 @@ def _generation(wiring: Wiring) -> None:
 
     wiring.section("check", [ours, theirs], draw)
     wiring.on(go.click, start, [prompt, tokens, chat], redraw=["status"])
+
+
+def _flips(found: Benchmark) -> list[list[str]]:
+    """A row an item: task, question, and the right choice, the mask's, the untouched model's."""
+    return [
+        [
+            flip.task,
+            flip.question,
+            *(_choice(flip, at) for at in (flip.gold, flip.here, flip.untouched)),
+        ]
+        for flip in found.flips[:SHOWN]
+    ]
+
+
+def _choice(flip: Flip, at: int) -> str:
+    return flip.choices[at] if 0 <= at < len(flip.choices) else "?"
 
 
 def _history(session: Session) -> list[list[Any]]:
