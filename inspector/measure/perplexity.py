@@ -9,6 +9,7 @@ from inspector.jobs import Progress, part, silent
 from inspector.measure.corpus import Windows
 from inspector.measure.metrics import METRICS
 from inspector.measure.scoring import groups, memory_levers, window_sums
+from inspector.measure.warm import Warm
 from inspector.model.loaded import LoadedModel
 from inspector.results import Perplexity
 from inspector.units import Mask
@@ -22,6 +23,7 @@ def perplexity(
     mask: Mask,
     *,
     baseline: dict[str, float] | None = None,
+    warm: Warm | None = None,
     progress: Progress = silent,
 ) -> Perplexity:
     """exp(total NLL / predicted tokens) under the mask, and of the untouched model on that text.
@@ -35,6 +37,8 @@ def perplexity(
         mask: what is muted.
         baseline: the untouched model's perplexity, nll and tokens on these very windows, where they
             are known already; measured here otherwise.
+        warm: streams of these very windows, kept from the mask before; what they share with this
+            one is not computed again. They are those of this mask afterwards.
         progress: called after every few windows.
 
     Raises:
@@ -48,7 +52,7 @@ def perplexity(
         own = part(progress, 1, 1, 2)
         total, tokens = nll(loaded, windows, loaded.empty(), progress=part(progress, 0, 1, 2))
         baseline = _summary(total, tokens)
-    total, tokens = nll(loaded, windows, mask, progress=own)
+    total, tokens = nll(loaded, windows, mask, warm=warm, progress=own)
     here = _summary(total, tokens)
     return Perplexity(
         provenance=loaded.provenance(corpus=windows.about, started=started),
@@ -63,7 +67,12 @@ def perplexity(
 
 
 def nll(
-    loaded: LoadedModel, windows: Windows, mask: Mask, *, progress: Progress = silent
+    loaded: LoadedModel,
+    windows: Windows,
+    mask: Mask,
+    *,
+    warm: Warm | None = None,
+    progress: Progress = silent,
 ) -> tuple[float, int]:
     """The total NLL in nats under the mask and the number of tokens it is the sum over."""
     total, tokens, done = 0.0, 0, 0
@@ -74,7 +83,8 @@ def nll(
         for piece, skip in pieces:
             for _, ids in groups(piece):
                 progress(done, len(windows), NOTE)
-                sums = window_sums(loaded, METRICS["nll"], ids, mask, skip=skip)
+                streams = warm.final_streams(done, ids, mask) if warm else None
+                sums = window_sums(loaded, METRICS["nll"], ids, mask, streams=streams, skip=skip)
                 total += float(sums.sum())
                 tokens += len(ids) * (predictions - skip)
                 done += len(ids)

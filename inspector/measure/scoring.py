@@ -181,15 +181,19 @@ def window_sums(
     mask: Mask,
     reference: torch.Tensor | None = None,
     *,
+    streams: torch.Tensor | None = None,
     skip: int = 0,
 ) -> torch.Tensor:
     """Sums of the metric for each window of [n, T] under the mask: [n] in float64.
 
     `reference` is `final_streams` of the untouched model, [n, T, H]; where the model cannot be run
-    piece by piece, its logits [n, T, V].
+    piece by piece, its logits [n, T, V]. `streams` are `final_streams` under the mask, where they
+    are known already.
     """
     sums = []
-    if loaded.not_replayable:
+    if streams is not None:
+        outputs = streams
+    elif loaded.not_replayable:
         with mute_units(loaded, mask), torch.no_grad():
             outputs = loaded.model(input_ids=ids.to(loaded.device), use_cache=False).logits
     else:

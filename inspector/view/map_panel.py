@@ -274,6 +274,7 @@ def check_live(wiring: Wiring, session: Session) -> None:
             loaded, DEFAULT_CHECK, progress=progress, length=length, samples=LIVE_SAMPLES
         )
         known = session.baselines.get(outcomes.text_key(windows.about))
-        return perplexity(loaded, windows, mask, baseline=known, progress=progress)
+        warm = bench.warm(loaded, windows)
+        return perplexity(loaded, windows, mask, baseline=known, warm=warm, progress=progress)
 
     bench.run(session, "live", "Perplexity of this mask", work)

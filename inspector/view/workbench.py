@@ -17,6 +17,7 @@ from inspector.jobs import Job, Progress, Worker, part, silent
 from inspector.measure import corpus
 from inspector.measure.corpus import Windows
 from inspector.measure.pace import Pace, pace
+from inspector.measure.warm import Warm
 from inspector.model.loaded import LoadedModel
 from inspector.model.loading import free, load, size_of
 from inspector.model.sources import BUNDLED, bundled_file, parse
@@ -27,6 +28,8 @@ from inspector.view.session import Session
 
 SESSIONS = 500
 WINDOWS = 16
+WARM, WARM_BYTES = 2, 1 << 29
+"""Texts whose streams are kept for the next perplexity, and the bound on each in bytes."""
 SECTIONS_OF = {
     "load": ("model",),
     "similarity": ("similarity", "map"),
@@ -63,6 +66,7 @@ class Workbench:
         self.generation = 0
         self._sessions: OrderedDict[str, Session] = OrderedDict()
         self._windows: OrderedDict[tuple[Any, ...], Windows] = OrderedDict()
+        self._warm: list[Warm] = []
         self._lock = threading.Lock()
 
     def session(self, request: gr.Request) -> Session:
@@ -185,6 +189,15 @@ class Workbench:
                 self._windows.popitem(last=False)
         return found
 
+    def warm(self, loaded: LoadedModel, windows: Windows) -> Warm | None:
+        """The streams that were kept of these windows, for the next mask. Called inside jobs."""
+        if loaded.not_replayable:
+            return None
+        found = next((kept for kept in self._warm if kept.windows is windows), None)
+        found = found or Warm(loaded, windows, bound=WARM_BYTES)
+        self._warm = [*(kept for kept in self._warm if kept is not found), found][-WARM:]
+        return found
+
     def load(self, session: Session, source: str | None, device: str, dtype: str) -> Job:
         """Queue loading a model for everybody.
 
@@ -214,6 +227,7 @@ class Workbench:
             self.loaded, self.pace, self.card = loaded, speed, card
             self.generation += 1
         self._windows.clear()
+        self._warm.clear()
         if before is not None:
             free(before)
 

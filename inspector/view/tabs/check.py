@@ -70,7 +70,8 @@ def _perplexity(wiring: Wiring, sidebar: Sidebar) -> None:
         def work(loaded: Any, progress: Any) -> Any:
             windows = bench.windows(loaded, **options, progress=progress)
             known = session.baselines.get(outcomes.text_key(windows.about))
-            return perplexity(loaded, windows, mask, baseline=known, progress=progress)
+            warm = bench.warm(loaded, windows)
+            return perplexity(loaded, windows, mask, baseline=known, warm=warm, progress=progress)
 
         line = command("perplexity", card, str(mask), **options_of(options))
         bench.run(session, "perplexity", "Perplexity", work, line)
