@@ -52,7 +52,7 @@ def _compare(loaded: LoadedModel, name: str, few: Found, items: Found, rounds: i
     _asked(_stock(loaded, 8), few)
     tried = {batch: _asked(_stock(loaded, batch), few)[0] for batch in BATCHES}
     best = min(tried, key=lambda batch: tried[batch])
-    pairs = []
+    pairs, our_samples, their_samples = [], [], []
     for _ in range(rounds):
         theirs, their_samples = _asked(_stock(loaded, best), items)
         ours, our_samples = _asked(_ours(loaded), items)

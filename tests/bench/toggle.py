@@ -34,7 +34,8 @@ def main() -> None:
     def kept(mask: Mask = empty) -> tuple[float, int]:
         return nll(loaded, text, mask, warm=warm)
 
-    cold(), kept()  # warm up, and fill
+    cold()  # warm up
+    kept()  # fill
     print(
         f"torch {torch.__version__}, {torch.get_num_threads()} threads, {options.model}, "
         f"{loaded.dtype}, {len(text)} x {options.length} tokens, every "
