@@ -41,11 +41,11 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["info", MODEL, "--mask", "@absent"], "cannot read the mask absent"),
     (["sweep", MODEL, "--metric", "mse"], "unknown metric 'mse'"),
     (["sweep", MODEL, "--mask", "0-3"], "no unit is left to score"),
-    (["prune", MODEL], "say how many units to --remove"),
+    (["prune", MODEL], "say when to stop: --remove"),
     (["prune", MODEL, "--method", "magic", "--remove", "1"], "unknown method 'magic'"),
-    (["prune", MODEL, "--metric", "mse", "--remove", "1"], "finercut goes by js, kl"),
+    (["prune", MODEL, "--metric", "mse", "--remove", "1"], "finercut goes by js, js-reversed, kl"),
     (["prune", MODEL, "--remove", "9", *SMALL], "cannot remove 9 units: 8 are left"),
-    (["prune", MODEL, "--remove", "0", *SMALL], "remove 1 unit or more"),
+    (["prune", MODEL, "--remove", "0", *SMALL], "remove 1 or more"),
     (["prune", MODEL, "--remove", "5", "--only", "ffn", *SMALL], "cannot remove 5 units: 4"),
     (["prune", MODEL, "--until-perplexity", "-1", *SMALL], "must be above 0"),
     (["perplexity", MODEL, "--corpus", "pydocs"], "no corpus is called 'pydocs'"),
@@ -204,7 +204,7 @@ def test_a_bug_is_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int, error: type[BaseException]) -> None:
     """Let the sweep of that step of a run break off."""
-    import inspector.measure.pruning as module
+    import inspector.measure.methods.scores as module
 
     real, calls = module.sweep, iter(range(1, 100))
 

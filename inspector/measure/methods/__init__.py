@@ -7,6 +7,7 @@ The table is data and imports nothing heavy. What a method goes by is computed i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from inspector.errors import ResultError
 from inspector.units import KINDS
@@ -110,14 +111,15 @@ UIDL = "arXiv 2403.17887"
 REASSESSING = "arXiv 2411.15558"
 LLM_DROP = "arXiv 2406.15786"
 SHORTENED = "arXiv 2402.02834"
-_NO_TEXT = "none"
+NO_TEXT = "none"
 _REASSESSING_TEXT = "10 sequences of 128 tokens"
 _DROP_TEXT = "256 packed sequences of 2048 tokens"
 
 
 def _drop(what: str, kinds: tuple[str, ...], *, iterative: bool) -> Method:
-    words = {1: f"{what} units alone", 2: "attention and FFN units in one ranking"}[len(kinds)]
-    name = "joint" if len(kinds) > 1 else kinds[0]
+    joint = kinds == KINDS
+    words = "attention and FFN units in one ranking" if joint else f"{what} units alone"
+    name = "joint" if joint else "".join(kinds)
     again = "Scored anew after every removal." if iterative else "Scored once."
     return Method(
         f"llm-drop-{name}-iterative" if iterative else f"llm-drop-{name}",
@@ -133,10 +135,9 @@ def _drop(what: str, kinds: tuple[str, ...], *, iterative: bool) -> Method:
     )
 
 
-def _layers(name: str, label: str, paper: str, metric: str, **more: object) -> Method:
+def _layers(name: str, label: str, paper: str, metric: str, **more: Any) -> Method:
     """A method that scores whole layers once."""
-    fields = {"grain": "layer", "way": "one-shot", **more}
-    return Method(name, label, paper, (metric,), **fields)  # pyright: ignore[reportArgumentType]
+    return Method(name, label, paper, (metric,), grain="layer", way="one-shot", **more)
 
 
 METHODS: dict[str, Method] = {
@@ -239,7 +240,7 @@ METHODS: dict[str, Method] = {
             "from-end",
             keep=(0, 1),
             cost="none",
-            calibration=_NO_TEXT,
+            calibration=NO_TEXT,
             note="The last layers, counted back from the last one, which stays.",
         ),
         _layers(
@@ -248,7 +249,7 @@ METHODS: dict[str, Method] = {
             REASSESSING,
             "from-end",
             cost="none",
-            calibration=_NO_TEXT,
+            calibration=NO_TEXT,
             note="The last layers, the very last one first.",
         ),
         _layers(
@@ -257,7 +258,7 @@ METHODS: dict[str, Method] = {
             REASSESSING,
             "random",
             cost="none",
-            calibration=_NO_TEXT,
+            calibration=NO_TEXT,
             note="Whole layers in an order drawn by the method's seed: the reference that every "
             "other method has to beat.",
         ),
@@ -267,7 +268,7 @@ METHODS: dict[str, Method] = {
             REASSESSING,
             "l1",
             cost="none",
-            calibration=_NO_TEXT,
+            calibration=NO_TEXT,
             note="Whole layers by the size of their weights, norms and biases included.",
         ),
         _layers(
@@ -276,7 +277,7 @@ METHODS: dict[str, Method] = {
             REASSESSING,
             "l2",
             cost="none",
-            calibration=_NO_TEXT,
+            calibration=NO_TEXT,
             note="Whole layers by the size of their weights, norms and biases included.",
         ),
         _layers(

@@ -45,7 +45,7 @@ def choices(
         kinds = {unit.kind for unit in group}
         if not on or group[0].layer in kept or staying & set(group):
             continue
-        if row.grain == "layer" or kinds <= set(row.kinds) and only in (None, *kinds):
+        if row.grain == "layer" or (kinds <= set(row.kinds) and only in (None, *kinds)):
             found.append(on)
     if not found:
         raise MaskError(_nothing(row, mutable, mask, only, protect))
