@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from inspector.cli.inputs import check_text, loaded_model, search_text
 from inspector.cli.output import emit
+from inspector.measure.budget import Budget
 from inspector.measure.methods import method_named
 from inspector.units import Mask
 
@@ -41,8 +42,6 @@ def sweep(args: argparse.Namespace, meter: Meter) -> None:
 
 def prune(args: argparse.Namespace, meter: Meter) -> None:
     """Let a method remove units, or whole layers, step by step."""
-    from inspector.measure.budget import Budget
-
     bounds = {
         "remove": args.remove,
         "remove_params": args.remove_params,

@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import accumulate
+from typing import TYPE_CHECKING
 
 from inspector.errors import MaskError
-from inspector.results import Step
+
+if TYPE_CHECKING:
+    from inspector.results import Step
 
 Size = tuple[int, int]
 """Parameters, and KV bytes per token."""

@@ -22,6 +22,9 @@ WAYS = {
 GREEDY = "k C - k (k - 1) / 2 candidates for k removals out of C"
 ONE_SWEEP = "C candidates, once"
 ONE_PASS = "one forward pass without the head"
+HALF_MORE = f"{ONE_PASS}, and the attentions once more"
+THERE_AND_BACK = "two forward passes and one backward pass in fp32"
+NO_PASS = "no pass"
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,7 @@ def _drop(what: str, kinds: tuple[str, ...], *, iterative: bool) -> Method:
         calibration=_DROP_TEXT,
         kinds=kinds,
         way="iterative" if iterative else "one-shot",
-        cost=f"{ONE_PASS}, at every step" if iterative else ONE_PASS,
+        cost=f"{HALF_MORE}, at every step" if iterative else HALF_MORE,
         note=f"{again} Over {words}, by how little a unit turns the residual stream that it adds "
         "to, the norm in front of it counted in.",
     )
@@ -215,7 +218,7 @@ METHODS: dict[str, Method] = {
             SHORTENED,
             "taylor",
             keep=(4, 2),
-            cost="one forward and one backward pass in fp32",
+            cost=THERE_AND_BACK,
             calibration="10 sequences of 128 tokens",
             note="Whole layers by the first-order estimate of what their weights are worth to the "
             "loss: the absolute value of each weight times its gradient over the whole text.",
@@ -227,7 +230,7 @@ METHODS: dict[str, Method] = {
             metrics=("distance",),
             grain="layer",
             way="window",
-            cost=ONE_PASS,
+            cost=HALF_MORE,
             calibration="c4",
             note="At step n the n neighbouring layers across which the last token's stream turns "
             "least. The window of a step need not contain that of the one before: layers come "
@@ -239,7 +242,7 @@ METHODS: dict[str, Method] = {
             UIDL,
             "from-end",
             keep=(0, 1),
-            cost="none",
+            cost=NO_PASS,
             calibration=NO_TEXT,
             note="The last layers, counted back from the last one, which stays.",
         ),
@@ -248,7 +251,7 @@ METHODS: dict[str, Method] = {
             "Reverse order",
             REASSESSING,
             "from-end",
-            cost="none",
+            cost=NO_PASS,
             calibration=NO_TEXT,
             note="The last layers, the very last one first.",
         ),
@@ -257,7 +260,7 @@ METHODS: dict[str, Method] = {
             "Random layers",
             REASSESSING,
             "random",
-            cost="none",
+            cost=NO_PASS,
             calibration=NO_TEXT,
             note="Whole layers in an order drawn by the method's seed: the reference that every "
             "other method has to beat.",
@@ -267,7 +270,7 @@ METHODS: dict[str, Method] = {
             "Magnitude, l1",
             REASSESSING,
             "l1",
-            cost="none",
+            cost=NO_PASS,
             calibration=NO_TEXT,
             note="Whole layers by the size of their weights, norms and biases included.",
         ),
@@ -276,7 +279,7 @@ METHODS: dict[str, Method] = {
             "Magnitude, l2",
             REASSESSING,
             "l2",
-            cost="none",
+            cost=NO_PASS,
             calibration=NO_TEXT,
             note="Whole layers by the size of their weights, norms and biases included.",
         ),
@@ -285,7 +288,7 @@ METHODS: dict[str, Method] = {
             "Taylor",
             REASSESSING,
             "taylor",
-            cost="one forward and one backward pass in fp32",
+            cost=THERE_AND_BACK,
             calibration=_REASSESSING_TEXT,
             note="As shortened-taylor, over all layers.",
         ),
@@ -295,7 +298,7 @@ METHODS: dict[str, Method] = {
             REASSESSING,
             "perplexity",
             cost=ONE_SWEEP,
-            calibration="wikitext2:test (here never a text that results are checked on)",
+            calibration="wikitext2:test (they check on it, too: choose another)",
             note="Whole layers by the perplexity without the layer.",
         ),
         _layers(

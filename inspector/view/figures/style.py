@@ -50,7 +50,7 @@ METRICS = {
     "turn": ("turn of the stream, 1 - cosine", ""),
     "influence": ("Block Influence, 1 - cosine", ""),
     "influence-flat": ("Block Influence of all tokens laid end to end", ""),
-    "distance": ("angular distance across the window that begins", "of pi"),
+    "distance": ("angular distance across the window that begins there", "of pi"),
     "l1": ("l1 norm of the layer's weights", ""),
     "l2": ("l2 norm of the layer's weights", ""),
     "taylor": ("|weight x gradient| of the layer", "nats per token"),

@@ -105,7 +105,10 @@ def estimate(wiring: Wiring, session: Session, form: dict[str, Any], *text: Any)
     if session.generation == 0:
         words.append("**Load the model** to start a run.")
     elif bench.pace is not None and session.generation == bench.generation:
-        words.append(_time(wiring, session, form, *text))
+        try:
+            words.append(_time(wiring, session, form, *text))
+        except InspectorError as error:
+            words.append(f"**This cannot run:** {error}")
     return " ".join(filter(None, words))
 
 
@@ -122,6 +125,8 @@ def searched_on(row: Method, *text: Any) -> str:
     if row.calibration == NO_TEXT:
         return "Looks at no text."
     corpus, samples, length, *_ = text
+    if not (corpus and samples and length):
+        return ""
     return f"Searches on **{corpus}, {samples} x {length} tokens** (sidebar)."
 
 
@@ -144,9 +149,8 @@ def _time(wiring: Wiring, session: Session, form: dict[str, Any], *text: Any) ->
     if metric != "perplexity" or row.way != "iterative" or form["check"] not in (None, "", SAME):
         seconds += (steps + 1) * pace.perplexity(tokens)
     exact = form["stop"] == "remove"
-    return (
-        f"**{'About' if exact else 'At most'} {duration(seconds)}** here for {steps} {row.grain}s."
-    )
+    what = row.grain if steps == 1 else f"{row.grain}s"
+    return f"**{'About' if exact else 'At most'} {duration(seconds)}** here for {steps} {what}."
 
 
 def _plan(
