@@ -374,6 +374,10 @@ def test_refusals(llama: LoadedModel, text: Windows) -> None:
             "--protect-first-until takes a share between 0 and 1, such as 0.4.",
         ),
         (
+            {"remove": 1, "as_published": True, "protect": "1-3"},
+            "--as-published bars layer 0 at first, and nothing else may go here.",
+        ),
+        (
             {"remove": 4, "protect_first_until": 0.6},
             "--protect-first-until 0.6 bars layers 0 to 2 until 5 units are gone, and only 2 "
             "others can go: choose a smaller share.",

@@ -100,13 +100,15 @@ def barred(search: Search, gone: int) -> int:
 
 
 def check_bars(search: Search) -> None:
-    """Refuse a `protect_first_until` under which the method would run dry.
+    """Refuse bars on first layers under which the method would run dry.
 
     Raises:
-        MaskError: it makes no sense for this method, is out of range, or bars too much.
+        MaskError: they make no sense for this method, are out of range, or leave too little.
     """
     x = search.protect_first_until
     if x is None:
+        if not search.allowed(search.groups, 0):
+            raise MaskError("--as-published bars layer 0 at first, and nothing else may go here.")
         return
     if not search.row.bars_first:
         raise MaskError(f"{search.row.name} bars no first layers: leave out --protect-first-until.")

@@ -27,6 +27,8 @@ ABOUT = (
     "a row of the map, to put that step's mask on the layer map."
 )
 SAME = "the search text"
+BY_GRAIN = sorted(METHODS.values(), key=lambda row: row.grain == "layer")
+"""The methods that remove units, then those that remove whole layers."""
 STOPS = ("remove", "remove_params", "remove_kv", "until_perplexity")
 FORM = (
     "method", "metric", "amount", "stop", "check", "only", "protect", "bar", "published", "seed"
@@ -169,7 +171,7 @@ def _plan(
 
 
 def _stops(row: Method) -> list[tuple[str, str]]:
-    labels = (f"{row.grain}s", "% of the parameters", "% of the KV cache", "perplexity above it")
+    labels = (f"{row.grain}s", "% of the parameters", "% of the KV cache", "perplexity reached")
     return list(zip(labels, STOPS, strict=True))
 
 
@@ -177,10 +179,11 @@ def _fields(first: Method) -> list[Any]:
     """The form, in the order of `FORM`."""
     with gr.Row(equal_height=True):
         method = gr.Dropdown(
-            [(_entry(row), name) for name, row in METHODS.items()],
+            [(f"{row.label} · {row.grain}s", row.name) for row in BY_GRAIN],
             value=first.name,
             label="Method",
             min_width=260,
+            scale=2,
             elem_id="method",
         )
         metric = gr.Dropdown(
@@ -188,13 +191,13 @@ def _fields(first: Method) -> list[Any]:
         )
         amount = gr.Number(8, label="Stop after", minimum=0, min_width=80, elem_id="remove")
         stop = gr.Dropdown(
-            _stops(first), value=STOPS[0], label="counted in", min_width=150, elem_id="stop"
+            _stops(first), value=STOPS[0], label="Counted in", min_width=150, elem_id="stop"
         )
         check = gr.Dropdown(
             [SAME, "pydoc:check", "wikitext2:validation", "wikitext2:test"],
             value="pydoc:check",
             allow_custom_value=True,
-            label="Perplexity along the run on",
+            label="Check perplexity on",
             min_width=170,
         )
     with gr.Accordion("More choices", open=False, elem_id="prune-more"), gr.Row():
@@ -202,20 +205,13 @@ def _fields(first: Method) -> list[Any]:
             [("attention and FFN", "both"), ("attention only", "attn"), ("FFN only", "ffn")],
             value="both",
             label="Units",
-            min_width=150,
+            min_width=190,
         )
         protect = gr.Textbox(label="Never remove", placeholder="such as 0,29", min_width=120)
-        bar = gr.Textbox(
-            label="Bar first layers by share", placeholder="FinerCut's -x, such as 0.4"
-        )
+        bar = gr.Textbox(label="Bar first layers by share", placeholder="FinerCut's -x: 0.4")
         seed = gr.Textbox(label="Method's seed", placeholder="0; for random", min_width=100)
         published = gr.Checkbox(False, label="As in the authors' code", min_width=150)
     return [method, metric, amount, stop, check, only, protect, bar, published, seed]
-
-
-def _entry(row: Method) -> str:
-    way = row.way if row.way != "window" else "best window"
-    return f"{row.label} · {row.grain}s, {way}"
 
 
 def build(wiring: Wiring, sidebar: Sidebar, redraw_mask: tuple[str, ...]) -> None:
