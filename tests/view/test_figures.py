@@ -14,7 +14,7 @@ import pytest
 
 from inspector.errors import ResultError
 from inspector.measure.corpus import Windows
-from inspector.measure.methods import window
+from inspector.measure.methods import METHODS, window
 from inspector.measure.pruning import prune
 from inspector.model.loaded import LoadedModel
 from inspector.results import (
@@ -453,6 +453,10 @@ def test_step_map_leaves_out_a_kind_that_the_method_never_looked_at():
     result.steps.append(Step(1, "0.attn", ["0.attn"], [], only, status, 11.0, 9, 9))
     figure = step_map(result)
     assert x_titles(figure) == ["attention, layer"]
+
+
+def test_every_score_of_a_method_has_words():
+    assert {metric for row in METHODS.values() for metric in row.metrics} <= set(METRICS)
 
 
 @pytest.mark.parametrize("method", ["sleb", "random", "angular", "llm-drop-joint-iterative"])

@@ -83,7 +83,6 @@ class Method:
     way: str = "iterative"
     keep: tuple[int, int] = (0, 0)
     order: str = "forward"
-    direction: str = "lower = goes first"
     published: str = ""
     published_order: str = ""
     bars_first: bool = False

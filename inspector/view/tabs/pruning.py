@@ -202,7 +202,7 @@ def _fields(first: Method) -> list[Any]:
         )
     with gr.Accordion("More choices", open=False, elem_id="prune-more"), gr.Row():
         only = gr.Dropdown(
-            [("attention and FFN", "both"), ("attention only", "attn"), ("FFN only", "ffn")],
+            [("both kinds", "both"), ("attention only", "attn"), ("FFN only", "ffn")],
             value="both",
             label="Units",
             min_width=190,
