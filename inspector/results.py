@@ -190,8 +190,10 @@ class Step:
 
     `mask` is the text of all that is muted after the step, `scores` every candidate's score before
     it (unit text to number, lower = safer to remove) and `score_status` one of `STATUSES` each.
-    `perplexity` is that of `mask` on the check text; `parameters` (tied weights once) and
-    `kv_bytes_per_token` are what is left.
+    Where whole layers go, each unit carries its layer's score; where windows of layers go, that of
+    the window which begins with its layer. `restored` are units that the run had removed and
+    brought back. `perplexity` is that of `mask` on the check text; `parameters` (tied weights once)
+    and `kv_bytes_per_token` are what is left.
     """
 
     step: int
@@ -221,7 +223,9 @@ class Trajectory(Result):
 
     `check_corpus` describes the text of the recorded perplexities; it equals the search text
     (`provenance.corpus`) unless another was asked for, and figures say which. `finished` is False
-    for a run that was cancelled or is still going on.
+    for a run that was cancelled or is still going on. `options` are those of `measure.pruning` that
+    were not left at their defaults: only, protect, protect_first_until, as_published, and the seed
+    of a method that draws at random.
     """
 
     kind: ClassVar[str] = "trajectory"
@@ -231,6 +235,7 @@ class Trajectory(Result):
     steps: list[Step]
     check_corpus: dict[str, Any] = field(default_factory=dict)
     finished: bool = True
+    options: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def _from_json(cls, data: dict[str, Any]) -> Self:

@@ -106,6 +106,7 @@ def divergence(metric: str, dense: torch.Tensor, pruned: torch.Tensor) -> float:
     total = {
         "kl": lambda: (p * (p / q).log()).sum(),
         "js": lambda: (p * (p / m).log() + q * (q / m).log()).sum() / 2,
+        "js-reversed": lambda: (m * (m / p).log() + m * (m / q).log()).sum() / 2,
         "angular": lambda: torch.cosine_similarity(dense, pruned, -1).clamp(0, 1).arccos().sum(),
         "norm": lambda: (dense - pruned).norm(),
     }[metric]()
@@ -126,13 +127,13 @@ def costs(
 ) -> dict[str, float]:
     """Every metric's mean over windows [W, T] with the units muted, `rows` windows a pass."""
     units = list(units)
-    totals = dict.fromkeys(("nll", "kl", "js", "angular", "norm"), 0.0)
+    totals = dict.fromkeys(("nll", "kl", "js", "js-reversed", "angular", "norm"), 0.0)
     for batch in ids.split(rows):
         dense, pruned = logits(loaded, batch), logits(loaded, batch, units)
         for row, window in enumerate(batch):
             totals["nll"] += window_nll(pruned[row], window)[0] / (len(window) - 1)
             totals["norm"] += divergence("norm", dense[row], pruned[row])
-            for metric in ("kl", "js", "angular"):
+            for metric in ("kl", "js", "js-reversed", "angular"):
                 totals[metric] += divergence(metric, dense[row], pruned[row]) / len(window)
     return {metric: total / len(ids) for metric, total in totals.items()}
 

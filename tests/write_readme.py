@@ -16,7 +16,7 @@ from write_requirements import ROOT, constraints
 import inspector
 from inspector.cli.commands import COMMANDS, COMMON, Argument
 from inspector.measure import corpus
-from inspector.measure.methods import METHODS
+from inspector.measure.methods import METHODS, SCORES, WAYS
 from inspector.measure.metrics import METRICS
 from inspector.model.families import FAMILIES
 from inspector.model.sources import FORMS
@@ -104,15 +104,24 @@ def methods() -> str:
         [
             code(row.name),
             f"{row.label}, {row.paper}",
+            "layers" if row.grain == "layer" else " and ".join(row.kinds) + " units",
+            "window" if row.way == "window" else row.way,
             ", ".join(map(code, row.metrics)),
+            row.kept or "-",
             row.calibration,
             row.cost,
-            row.note,
+            row.note + (f" As published: {row.published}." if row.published else ""),
         ]
         for row in METHODS.values()
     )
-    header = ["method", "paper", "goes by", "the authors' text", "cost", "how it goes"]
-    return table(header, rows)
+    header = ["method", "paper", "removes", "way", "goes by", "stay", "the authors' text", "cost"]
+    ways = "".join(f"- **{name}**: {words}.\n" for name, words in WAYS.items())
+    return table([*header, "how it goes"], rows) + "\n" + ways + "\n" + _scores()
+
+
+def _scores() -> str:
+    rows = ([code(row.name), row.label, code(row.formula), row.unit] for row in SCORES.values())
+    return table(["score", "what it is", "formula", "unit"], rows)
 
 
 def commands() -> str:

@@ -158,14 +158,14 @@ COMMANDS: tuple[Command, ...] = (
                 "--metric",
                 metavar="M",
                 default="nll",
-                help="nll (default), kl, js, angular or norm",
+                help="nll (default), kl, js, js-reversed, angular or norm",
             ),
             *COMMON,
         ),
     ),
     Command(
         "prune",
-        "remove units one by one, each time the one that costs least",
+        "let a method remove units, or whole layers, step by step",
         looking.prune,
         (
             MODEL,
@@ -173,23 +173,67 @@ COMMANDS: tuple[Command, ...] = (
                 "--method",
                 metavar="NAME",
                 default=next(iter(METHODS)),
-                help=f"{' or '.join(METHODS)}; default: {next(iter(METHODS))}",
+                help=f"{', '.join(METHODS)}; default: {next(iter(METHODS))}",
             ),
-            _argument("--remove", metavar="K", type=int, help="how many units to remove"),
+            _argument(
+                "--remove",
+                metavar="K",
+                type=int,
+                help="stop after K removals in the method's own grain: units, or whole layers",
+            ),
+            _argument(
+                "--remove-params",
+                metavar="P",
+                help="stop at the first step that has taken this share of all the model's "
+                "parameters (tied ones once): 10% or 0.1",
+            ),
+            _argument("--remove-kv", metavar="P", help="the same of the KV cache's bytes"),
             _argument(
                 "--until-perplexity",
                 metavar="X",
                 type=float,
-                help="stop once the perplexity is above X; alone or beside --remove",
+                help="stop once the perplexity is above X; the first bound that is met counts",
             ),
             _argument(
                 "--metric",
                 metavar="M",
-                help="what to go by: "
-                + "; ".join(f"{row.name}: {', '.join(row.metrics)}" for row in METHODS.values())
+                help="what to go by, where there is a choice: "
+                + "; ".join(
+                    f"{row.name}: {', '.join(row.metrics)}"
+                    for row in METHODS.values()
+                    if len(row.metrics) > 1
+                )
                 + "; default: the first",
             ),
             _argument("--only", choices=KINDS, help="remove units of one kind alone"),
+            _argument(
+                "--protect",
+                metavar="UNITS",
+                default="",
+                help="what is never removed: layers such as 0,29, or units as for --mask",
+            ),
+            _argument(
+                "--protect-first-until",
+                metavar="X",
+                type=float,
+                help="finercut: bar the first int(M X / 2) + 1 layers until int(M X) + 1 of the "
+                "model's M units are gone",
+            ),
+            _argument(
+                "--as-published",
+                action="store_true",
+                help="do as the authors' code does where that differs: "
+                + "; ".join(
+                    f"{row.name}: {row.published}" for row in METHODS.values() if row.published
+                ),
+            ),
+            _argument(
+                "--method-seed",
+                metavar="S",
+                type=int,
+                default=0,
+                help="seed of the method that draws at random; default: 0",
+            ),
             _argument(
                 "--check-corpus",
                 metavar="TEXT",
@@ -294,5 +338,6 @@ def build_parser() -> argparse.ArgumentParser:
         one = commands.add_parser(row.name, help=row.help, description=row.help, allow_abbrev=False)
         one.set_defaults(run=row.run)
         for argument in row.arguments:
-            one.add_argument(*argument.names, help=argument.help, **argument.settings)
+            words = argument.help.replace("%", "%%")  # argparse formats its helps
+            one.add_argument(*argument.names, help=words, **argument.settings)
     return parser

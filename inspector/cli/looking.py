@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from inspector.cli.inputs import check_text, loaded_model, search_text
 from inspector.cli.output import emit
-from inspector.errors import MaskError
+from inspector.measure.budget import Budget
 from inspector.measure.methods import method_named
+from inspector.units import Mask
 
 if TYPE_CHECKING:
     from inspector.cli.progress import Meter
@@ -40,10 +41,15 @@ def sweep(args: argparse.Namespace, meter: Meter) -> None:
 
 
 def prune(args: argparse.Namespace, meter: Meter) -> None:
-    """Remove units one by one."""
-    if args.remove is None and args.until_perplexity is None:
-        raise MaskError("say how many units to --remove, or --until-perplexity which value.")
-    metric = method_named(args.method).metric(args.metric)  # before a long load
+    """Let a method remove units, or whole layers, step by step."""
+    bounds = {
+        "remove": args.remove,
+        "remove_params": args.remove_params,
+        "remove_kv": args.remove_kv,
+        "until_perplexity": args.until_perplexity,
+    }
+    Budget.of(**bounds)  # these before a long load
+    metric = method_named(args.method).metric(args.metric)
     loaded, mask = loaded_model(args, meter)
     from inspector.measure.pruning import prune as run
 
@@ -55,10 +61,13 @@ def prune(args: argparse.Namespace, meter: Meter) -> None:
         search_text(args, loaded, meter),
         mask,
         method=args.method,
-        remove=args.remove,
-        until_perplexity=args.until_perplexity,
+        **bounds,
         metric=metric,
         only=args.only,
+        protect=Mask.parse(args.protect, loaded.depth),
+        protect_first_until=args.protect_first_until,
+        as_published=args.as_published,
+        seed=args.method_seed,
         check=check,
         progress=meter.phase("pruning"),
     )

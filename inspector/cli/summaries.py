@@ -17,7 +17,7 @@ from inspector.results import (
     Similarity,
     Trajectory,
 )
-from inspector.units import KINDS
+from inspector.units import KINDS, Mask
 
 Summary = Callable[..., str]
 
@@ -105,10 +105,12 @@ def scores(result: Scores, *, unit: str = "") -> str:
 
 def trajectory(result: Trajectory) -> str:
     """What went at each step, and what was left of it."""
+    moved = any(step.restored for step in result.steps)
     rows = [
         [
             str(step.step),
-            ",".join(step.removed) or "-",
+            _units(step.removed, result.depth),
+            *([_units(step.restored, result.depth)] if moved else []),
             _perplexity(step.perplexity),
             f"{step.parameters:,}",
             f"{step.kv_bytes_per_token:,}",
@@ -120,9 +122,10 @@ def trajectory(result: Trajectory) -> str:
     title = f"{result.method} by {result.metric}; perplexity on {printable(where, lines=False)}"
     if not result.finished:
         title += "; not finished"
-    header = ["step", "removed", "perplexity", "parameters", "KV bytes/token"]
+    back = ["back"] if moved else []
+    header = ["step", "removed", *back, "perplexity", "parameters", "KV bytes/token"]
     end = f"\n\nmask: {result.steps[-1].mask}" if result.steps else ""
-    return f"{title}\n\n{table(header, rows, align='<<')}{end}"
+    return f"{title}\n\n{table(header, rows, align='<<<' if moved else '<<')}{end}"
 
 
 def perplexity(result: Perplexity) -> str:
@@ -180,6 +183,10 @@ SUMMARIES: dict[type[Result], Summary] = {
     Benchmark: benchmark,
     Generation: generation,
 }
+
+
+def _units(units: list[str], depth: int) -> str:
+    return str(Mask.of(depth, units)) or "-"
 
 
 def _layers(start: int, n: int) -> str:

@@ -75,6 +75,18 @@ def _js(logits: torch.Tensor, log_p: torch.Tensor) -> torch.Tensor:
     return -0.5 * _over_tokens(terms.sum(-1))
 
 
+def _js_reversed(logits: torch.Tensor, log_p: torch.Tensor) -> torch.Tensor:
+    # (KL(M || P) + KL(M || P')) / 2 = sum of m log cosh(d / 2), d = log q - log p. Below half = 1
+    # log cosh goes by sinh: the other form cancels where p and q are close, this one overflows far
+    # apart.
+    log_q = logits.log_softmax(-1)
+    half = (log_q - log_p).abs() / 2
+    near = torch.log1p(half.clamp(max=1).sinh().square()) / 2
+    far = half + torch.log1p(torch.expm1(-2 * half) / 2)
+    terms = (log_p.exp() + log_q.exp()) * torch.where(half < 1, near, far)
+    return 0.5 * _over_tokens(terms.sum(-1))
+
+
 def _angular(logits: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
     # Half the angle from the two diagonals: arccos of a cosine near 1 loses half its digits.
     here = _directions(logits)
@@ -119,6 +131,15 @@ METRICS: dict[str, Metric] = {
             "(KL(P || M) + KL(P' || M)) / 2, M the mean of P and P'",
             "FinerCut (2405.18218); its code computes the reverse",
             _js,
+            prepare=_log_probabilities,
+        ),
+        Metric(
+            "js-reversed",
+            "reversed JS divergence",
+            "nats per token",
+            "(KL(M || P) + KL(M || P')) / 2",
+            "FinerCut's code",
+            _js_reversed,
             prepare=_log_probabilities,
         ),
         Metric(

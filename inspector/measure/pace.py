@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
+from inspector.measure.methods import Method
+from inspector.measure.methods.choices import Group
 from inspector.measure.metrics import METRICS
 from inspector.measure.scoring import stream_sums, through
 from inspector.model.loaded import LoadedModel
 from inspector.model.replay import record
-from inspector.units import Unit
 
 ROWS, LENGTH = 4, 256
+
+PASSES = {"influence": 1.0, "influence-flat": 1.0, "turn": 1.5, "distance": 1.5}
+"""Runs of each layer that a score takes: an attention by itself counts as half of one."""
+
+NO_PASS = ("l1", "l2", "random", "from-end")
 
 
 @dataclass(frozen=True)
@@ -25,16 +31,39 @@ class Pace:
     head: dict[str, float]
     depth: int
 
-    def sweep(self, units: list[Unit], tokens: int, *, metric: str) -> float:
-        """Estimated seconds of one sweep over these candidates on so many tokens of text."""
-        layers = self.depth + sum(self.depth - unit.layer for unit in units)
-        return tokens * (layers * self.layer + (len(units) + 1) * self.head[metric])
+    def sweep(self, groups: Sequence[Group], tokens: int, *, metric: str) -> float:
+        """Estimated seconds of one sweep over these candidates on so many tokens of text.
 
-    def prune(self, units: list[Unit], steps: int, tokens: int, *, metric: str) -> float:
-        """Estimated seconds of a greedy run: the candidates thin out evenly over the depth."""
-        whole = self.sweep(units, tokens, metric=metric)
-        count = len(units)
-        return sum(whole * (count - step) / count for step in range(min(steps, count)))
+        A whole layer joins after itself, a unit costs one run of its layer more.
+        """
+        joins = [group[0].layer + (len(group) > 1) for group in groups]
+        layers = self.depth + sum(self.depth - layer for layer in joins)
+        return tokens * (layers * self.layer + (len(groups) + 1) * self.head[metric])
+
+    def prune(
+        self, row: Method, groups: Sequence[Group], steps: int, tokens: int, *, metric: str
+    ) -> float | None:
+        """Estimated seconds of a method's own work, without the perplexity along the way.
+
+        The candidates of an iterative method thin out evenly over the depth. None where it is not
+        known: a backward pass is not among what `pace` measures.
+        """
+        if metric in NO_PASS or metric in PASSES:
+            return PASSES.get(metric, 0) * self.depth * self.layer * tokens * _rounds(row, steps)
+        if metric not in self.head and metric != "perplexity":
+            return None
+        whole = self.sweep(groups, tokens, metric="nll" if metric == "perplexity" else metric)
+        count = len(groups)
+        return sum(whole * (count - step) / count for step in range(_rounds(row, steps)))
+
+    def perplexity(self, tokens: int) -> float:
+        """Estimated seconds of one perplexity on so many tokens of text."""
+        return tokens * (self.depth * self.layer + self.head["nll"])
+
+
+def _rounds(row: Method, steps: int) -> int:
+    """How often a method scores its candidates."""
+    return steps if row.way == "iterative" else min(1, steps)
 
 
 def pace(loaded: LoadedModel) -> Pace:

@@ -1,20 +1,28 @@
-"""Greedy pruning: sweep, remove the unit that costs least, sweep again under the new mask."""
+"""A pruning run: step by step, the method proposes what to remove, and the run records it."""
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import replace
+from typing import Any
 
-from inspector.errors import MaskError
-from inspector.jobs import Progress, part, silent
+from inspector.jobs import Progress, silent
+from inspector.measure.budget import Budget, Share, Size
 from inspector.measure.corpus import Windows
-from inspector.measure.methods import Method, method_named
+from inspector.measure.methods import method_named, one_by_one, window
+from inspector.measure.methods.choices import Group, choices, reach
+from inspector.measure.methods.search import Proposal, Search, check_bars
 from inspector.measure.perplexity import overlapping, perplexity
-from inspector.measure.sweep import candidates, sweep
 from inspector.model.loaded import LoadedModel
-from inspector.results import Scores, Step, Trajectory
-from inspector.units import KINDS, Mask, Unit, unit
+from inspector.results import Step, Trajectory
+from inspector.units import Mask
+
+PROPOSE = {
+    "iterative": one_by_one.propose,
+    "one-shot": one_by_one.propose,
+    "window": window.propose,
+}
+"""How a method goes from step to step, by its `way`."""
 
 
 def prune(
@@ -24,23 +32,37 @@ def prune(
     *,
     method: str,
     remove: int | None = None,
+    remove_params: Share = None,
+    remove_kv: Share = None,
     until_perplexity: float | None = None,
     metric: str | None = None,
     only: str | None = None,
+    protect: Mask | None = None,
+    protect_first_until: float | None = None,
+    as_published: bool = False,
+    seed: int = 0,
     check: Windows | None = None,
     progress: Progress = silent,
 ) -> Trajectory:
-    """Remove units one by one, each time the one with the lowest score under the mask so far.
+    """Let a method remove units, or whole layers, until the first of the bounds is met.
 
     Args:
         loaded: the model.
         windows: the text to search on, [W, T] token ids.
         mask: where to start; its units stay muted.
         method: a name in `METHODS`.
-        remove: how many units to remove.
+        remove: how many removals, in the method's own grain: units, or whole layers.
+        remove_params: stop at the first step that has taken this share of all the model's
+            parameters (tied ones once): ``10%`` or 0.1.
+        remove_kv: the same of the KV cache's bytes.
         until_perplexity: stop after the first step whose perplexity is above this.
         metric: what to go by, the method's own by default.
         only: `attn` or `ffn`, to remove units of one kind alone.
+        protect: units that are never removed; of a method of whole layers, every layer with one.
+        protect_first_until: x: the first int(M x / 2) + 1 layers are barred until int(M x) + 1 of
+            the model's M units are gone (FinerCut's ``-x``).
+        as_published: do as the authors' code does where that differs; `Method.published` says how.
+        seed: of methods that draw at random.
         check: the text of the perplexity recorded along the way; the search text by default.
         progress: called between pieces of work, with the `Trajectory` so far as `partial`.
 
@@ -48,103 +70,92 @@ def prune(
         The trajectory; step 0 is the mask at the start.
 
     Raises:
-        MaskError: fewer units are left than are to be removed, or neither bound is given.
-        ResultError: unknown method or metric.
+        MaskError: no bound is given, none can be met, or nothing is left that may go.
+        ResultError: unknown method or metric, or one that needs a model that runs layer by layer.
         OutOfMemory: names the levers.
     """
-    started = time.perf_counter()
     row = method_named(method)
-    goal = row.metric(metric)
-    left = _candidates(loaded, mask, only)
-    count = _count(remove, until_perplexity, available=len(left))
-    check = windows if check is None else check
-    check_corpus = check.about
-    run = Trajectory(
-        provenance=loaded.provenance(corpus=windows.about),
-        mask=str(mask),
-        method=method,
-        metric=goal,
-        steps=[],
-        check_corpus=check_corpus,
-        finished=False,
+    budget = Budget.of(
+        remove=remove,
+        remove_params=remove_params,
+        remove_kv=remove_kv,
+        until_perplexity=until_perplexity,
     )
+    goal = row.metric(metric)
+    loaded.check(mask)
+    groups = choices(row, loaded.toggleable(), mask, only=only, protect=protect)
+    sizes = [_size(loaded, group) for group in reach(row, groups, mask)]
+    search = Search(
+        loaded,
+        windows,
+        row,
+        goal,
+        tuple(groups),
+        steps=budget.steps(sizes, _total(loaded), grain=row.grain),
+        as_published=as_published,
+        protect_first_until=protect_first_until,
+        seed=seed,
+    )
+    check_bars(search)
+    asked = {"only": only, "protect": str(protect or ""), **search.options}
+    options = {name: value for name, value in asked.items() if value}
+    return _run(search, budget, mask, windows if check is None else check, options, progress)
+
+
+def _run(
+    search: Search,
+    budget: Budget,
+    mask: Mask,
+    check: Windows,
+    options: dict[str, Any],
+    progress: Progress,
+) -> Trajectory:
+    """The loop: the method proposes, the mask changes, the step is recorded."""
+    loaded, about, count = search.loaded, search.windows.about, search.steps
+    started = begun = time.perf_counter()
     progress(0, count, "measuring where it starts")
-    step = _step(loaded, 0, mask, _perplexity(loaded, check, mask), started)
-    run = replace(run, steps=[step])
-    for number in range(1, count + 1):
-        if until_perplexity is not None and not step.perplexity <= until_perplexity:
-            break
-        here = part(progress, number - 1, 1, count)
-        progress(number - 1, count, f"step {number} of {count}", run)
-        begun = time.perf_counter()
-        scores = _scores(loaded, windows, mask, goal, left, here)
-        chosen = _lowest(scores, row)
-        mask, left = mask.mute([chosen]), [unit for unit in left if unit != chosen]
-        if goal == "perplexity" and check is windows and not overlapping(windows):
-            value = scores[str(chosen)]
-        else:
-            value = _perplexity(loaded, check, mask)
-        step = _step(loaded, number, mask, value, begun, chosen=chosen, scores=scores)
-        stamp = loaded.provenance(corpus=windows.about, started=started)
+    start = step = _step(loaded, 0, mask, None, _perplexity(loaded, check, mask), begun)
+    run = Trajectory(
+        provenance=loaded.provenance(corpus=about, started=started),
+        mask=str(mask),
+        method=search.row.name,
+        metric=search.metric,
+        steps=[start],
+        check_corpus=check.about,
+        finished=False,
+        options=options,
+    )
+    proposals = PROPOSE[search.row.way](search, mask, progress)
+    while step.step < count and not budget.met(start, step, _total(loaded)):
+        begun, number = time.perf_counter(), step.step + 1
+        progress(step.step, count, f"step {number} of {count}", run)
+        found = next(proposals)
+        mask = found.applied(mask)
+        value = _known(search, found, check)
+        value = _perplexity(loaded, check, mask) if value is None else value
+        step = _step(loaded, number, mask, found, value, begun)
+        stamp = loaded.provenance(corpus=about, started=started)
         run = replace(run, steps=[*run.steps, step], provenance=stamp)
-        progress(number, count, f"step {number} of {count}: removed {chosen}", run)
+        gone = Mask(mask.depth, frozenset(found.removed))
+        progress(number, count, f"step {number} of {count}: removed {gone}", run)
     return replace(run, finished=True)
 
 
-def _candidates(loaded: LoadedModel, mask: Mask, only: str | None) -> list[Unit]:
-    if only is not None and only not in KINDS:
-        raise MaskError(f"--only takes {' or '.join(KINDS)}, not {only!r}.")
-    return [unit for unit in candidates(loaded, mask) if only in (None, unit.kind)]
+def _size(loaded: LoadedModel, group: Group) -> Size:
+    infos = [loaded.info(unit) for unit in group]
+    return sum(i.parameters for i in infos), sum(i.kv_bytes_per_token for i in infos)
 
 
-def _count(remove: int | None, until: float | None, *, available: int) -> int:
-    if remove is None and until is None:
-        raise MaskError("say how many units to remove, or up to which perplexity.")
-    if until is not None and not until > 0:
-        raise MaskError("the perplexity to stop at must be above 0.")
-    if remove is None:
-        return available
-    if remove < 1:
-        raise MaskError("remove 1 unit or more.")
-    if remove > available:
-        raise MaskError(f"cannot remove {remove} units: {available} are left that can be.")
-    return remove
+def _total(loaded: LoadedModel) -> Size:
+    return loaded.parameters, loaded.kv_bytes_left(loaded.empty())
 
 
-def _scores(
-    loaded: LoadedModel,
-    windows: Windows,
-    mask: Mask,
-    goal: str,
-    units: list[Unit],
-    progress: Progress,
-) -> dict[str, float]:
-    """Unit text to score under the mask; lower = safer to remove."""
-    metric = "nll" if goal == "perplexity" else goal
-
-    def without_partial(done: float, total: float, note: str = "", partial: object = None) -> None:
-        progress(done, total)  # a sweep is not the kind of result that this run has
-
-    found: Scores = sweep(
-        loaded, windows, mask, metric=metric, units=units, progress=without_partial
-    )
-    if goal == "perplexity":
-        return {u: _exp(found.reference + s) for u, s in found.scores.items()}
-    return found.scores
-
-
-def _lowest(scores: dict[str, float], row: Method) -> Unit:
-    """The unit with the lowest score, ties by the method's order; NaN counts as the worst."""
-    depth = 1 + max(int(text.partition(".")[0]) for text in scores)
-    units = [unit(text, depth) for text in scores]
-    if row.order == "attn_first":
-        units.sort(key=lambda each: (KINDS.index(each.kind), each.layer))
-
-    def key(each: Unit) -> float:
-        score = scores[str(each)]
-        return math.inf if math.isnan(score) else score
-
-    return min(units, key=key)
+def _known(search: Search, found: Proposal, check: Windows) -> float | None:
+    """The perplexity after a step where the chosen candidate's score is just that."""
+    same = check is search.windows and not overlapping(check)
+    if search.metric == "perplexity" and found.fresh and same:
+        return found.scores[str(found.removed[0])]
+    return None
 
 
 def _perplexity(loaded: LoadedModel, check: Windows, mask: Mask) -> float:
@@ -155,28 +166,20 @@ def _step(
     loaded: LoadedModel,
     number: int,
     mask: Mask,
+    found: Proposal | None,
     value: float,
     begun: float,
-    *,
-    chosen: Unit | None = None,
-    scores: dict[str, float] | None = None,
 ) -> Step:
+    scores = found.scores if found else {}
     return Step(
         step=number,
         mask=str(mask),
-        removed=[str(chosen)] if chosen else [],
-        restored=[],
-        scores=scores or {},
-        score_status=dict.fromkeys(scores or {}, "exact"),
+        removed=[str(unit) for unit in found.removed] if found else [],
+        restored=[str(unit) for unit in found.restored] if found else [],
+        scores=scores,
+        score_status=dict.fromkeys(scores, "exact" if found and found.fresh else "stale"),
         perplexity=value,
         parameters=loaded.parameters_left(mask),
         kv_bytes_per_token=loaded.kv_bytes_left(mask),
         seconds=time.perf_counter() - begun,
     )
-
-
-def _exp(value: float) -> float:
-    try:
-        return math.exp(value)
-    except OverflowError:
-        return math.inf

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 
 import torch
 
@@ -30,12 +31,15 @@ from inspector.measure.scoring import (
     window_sums,
 )
 from inspector.model.loaded import LoadedModel
-from inspector.model.replay import record
+from inspector.model.replay import Calls, record
 from inspector.model.surgery import mute_units
 from inspector.results import Scores
-from inspector.units import Mask, Unit
+from inspector.units import KINDS, Mask, Unit
 
 NOTE = "measuring what each unit is worth"
+
+Candidate = tuple[Unit, ...]
+"""What is muted together: a unit, or all that is on of a layer."""
 
 STREAM_BYTES = 1 << 30
 """Bound on the candidates' streams held at once; more candidates than that go in waves."""
@@ -48,10 +52,11 @@ def sweep(
     *,
     metric: str = "nll",
     units: Iterable[Unit] | None = None,
+    grain: str = "unit",
     progress: Progress = silent,
     stream_bytes: int = STREAM_BYTES,
 ) -> Scores:
-    """The cost of muting each unit, one at a time, under the current mask.
+    """The cost of muting each unit, or each whole layer, one at a time under the current mask.
 
     Args:
         loaded: the model.
@@ -59,6 +64,8 @@ def sweep(
         mask: what is muted already.
         metric: a name in `METRICS`; see `results.Scores` for the quantity, unit and direction.
         units: the candidates; by default every unit that is on and can be muted.
+        grain: `unit`, or `layer` to mute the candidates of a layer together: each of them then
+            carries the layer's score.
         progress: called after every few windows, with the `Scores` so far as `partial`.
         stream_bytes: bound on the candidates' streams held at once.
 
@@ -68,7 +75,7 @@ def sweep(
     """
     started = time.perf_counter()
     row = metric_named(metric)
-    chosen = candidates(loaded, mask, units)
+    chosen = together(candidates(loaded, mask, units), grain)
     totals = Totals(row, [None, *chosen])
     result = None
     count = len(windows)
@@ -76,8 +83,8 @@ def sweep(
         for first, ids in groups(windows.ids):
             here = part(progress, first, len(ids), count)
             tick = ticker(here, len(ids) * _work(loaded, chosen), NOTE)
-            for unit, sums in _group_sums(loaded, row, ids, mask, chosen, stream_bytes, tick):
-                totals.add(unit, sums, predicted(row, ids.shape[1]))
+            for each, sums in _group_sums(loaded, row, ids, mask, chosen, stream_bytes, tick):
+                totals.add(each, sums, predicted(row, ids.shape[1]))
             means = totals.means()
             reference = means.pop(None)
             less = 0.0 if row.against_logits else reference
@@ -86,7 +93,9 @@ def sweep(
                 mask=str(mask),
                 metric=metric,
                 reference=reference,
-                scores={str(unit): value - less for unit, value in means.items()},
+                scores={
+                    str(unit): value - less for each, value in means.items() for unit in each or ()
+                },
                 windows_done=first + len(ids),
                 windows=count,
             )
@@ -117,32 +126,39 @@ def candidates(loaded: LoadedModel, mask: Mask, units: Iterable[Unit] | None = N
     return chosen
 
 
-def _work(loaded: LoadedModel, units: list[Unit]) -> float:
-    """What a sweep costs a window, in windows gone through one layer."""
-    head = head_work(loaded) * (len(units) + 1)
+def together(units: Iterable[Unit], grain: str) -> list[Candidate]:
+    """The units one by one, or those of each layer together; they come in the layers' order."""
+    if grain == "unit":
+        return [(unit,) for unit in units]
+    return [tuple(found) for _, found in groupby(units, key=lambda unit: unit.layer)]
+
+
+def _work(loaded: LoadedModel, chosen: list[Candidate]) -> float:
+    """What a sweep costs a window at most, in windows gone through one layer."""
+    head = head_work(loaded) * (len(chosen) + 1)
     if loaded.not_replayable:
-        return (loaded.depth + head_work(loaded)) * (len(units) + 1)
-    return sum(loaded.depth - unit.layer for unit in units) + head
+        return (loaded.depth + head_work(loaded)) * (len(chosen) + 1)
+    return sum(loaded.depth - each[0].layer for each in chosen) + head
 
 
 class Totals:
     """Sums and counts of a metric for each candidate; the candidate None is the mask itself."""
 
-    def __init__(self, metric: Metric, units: list[Unit | None]) -> None:
+    def __init__(self, metric: Metric, chosen: list[Candidate | None]) -> None:
         self.metric = metric
-        self.sums = dict.fromkeys(units, 0.0)
-        self.counts = dict.fromkeys(units, 0)
+        self.sums = dict.fromkeys(chosen, 0.0)
+        self.counts = dict.fromkeys(chosen, 0)
 
-    def add(self, unit: Unit | None, sums: torch.Tensor, tokens: int) -> None:
+    def add(self, each: Candidate | None, sums: torch.Tensor, tokens: int) -> None:
         """Add windows' sums over tokens, [w]."""
         for total in sums.tolist():
             value, count = self.metric.of_window(total, tokens)
-            self.sums[unit] += value
-            self.counts[unit] += count
+            self.sums[each] += value
+            self.counts[each] += count
 
-    def means(self) -> dict[Unit | None, float]:
+    def means(self) -> dict[Candidate | None, float]:
         """Each candidate's mean over all tokens, or windows, so far."""
-        return {unit: self.sums[unit] / self.counts[unit] for unit in self.sums}
+        return {each: self.sums[each] / self.counts[each] for each in self.sums}
 
 
 def _group_sums(
@@ -150,16 +166,16 @@ def _group_sums(
     metric: Metric,
     ids: torch.Tensor,
     mask: Mask,
-    units: list[Unit],
+    chosen: list[Candidate],
     stream_bytes: int,
     tick: Tick,
-) -> Iterator[tuple[Unit | None, torch.Tensor]]:
+) -> Iterator[tuple[Candidate | None, torch.Tensor]]:
     """For a few windows [w, T]: each candidate and its sums [w]; None is the mask itself."""
     reference = untouched(loaded, ids) if metric.against_logits else None
     if loaded.not_replayable:
-        yield from _plain_sums(loaded, metric, ids, mask, units, reference, tick)
+        yield from _plain_sums(loaded, metric, ids, mask, chosen, reference, tick)
         return
-    for names, streams in _waves(loaded, ids, mask, units, stream_bytes, tick):
+    for names, streams in _waves(loaded, ids, mask, chosen, stream_bytes, tick):
         sums = []
         for index, window in enumerate(ids):
             against = None if reference is None else reference[index : index + 1]
@@ -171,10 +187,10 @@ def _waves(
     loaded: LoadedModel,
     ids: torch.Tensor,
     mask: Mask,
-    units: list[Unit],
+    chosen: list[Candidate],
     stream_bytes: int,
     tick: Tick,
-) -> Iterator[tuple[Sequence[Unit | None], torch.Tensor]]:
+) -> Iterator[tuple[Sequence[Candidate | None], torch.Tensor]]:
     """Candidates in waves, and what leaves the last layer for each: [n, w, T, H].
 
     The base row goes through the layers once, over all waves: each wave takes it up at its first
@@ -184,8 +200,8 @@ def _waves(
     size = max(1, stream_bytes // (base.numel() * base.element_size()))
     at = 0  # the layer that `base` is about to enter
     with mute_units(loaded, mask), torch.no_grad():
-        for start in range(0, len(units), size):
-            wave = units[start : start + size]
+        for start in range(0, len(chosen), size):
+            wave = chosen[start : start + size]
             rows = base.new_empty((len(wave), *base.shape))
             joined = 0
             for layer in range(at, loaded.depth):
@@ -193,12 +209,11 @@ def _waves(
                     rows[:joined] = through(
                         loaded, layer, rows[:joined].flatten(0, 1), calls, tick=tick
                     ).view_as(rows[:joined])
-                for unit in wave:
-                    if unit.layer == layer:
-                        with mute_units(loaded, [unit]):
-                            rows[joined] = through(loaded, layer, base, calls, tick=tick)
+                for each in wave:
+                    if each[0].layer == layer:
+                        rows[joined] = _joining(loaded, mask, each, base, calls, tick)
                         joined += 1
-                if layer < wave[-1].layer:
+                if layer < wave[-1][0].layer:
                     base, at = through(loaded, layer, base, calls), layer + 1
             yield wave, rows
         for layer in range(at, loaded.depth):
@@ -206,17 +221,32 @@ def _waves(
     yield [None], base.unsqueeze(0)
 
 
+def _joining(
+    loaded: LoadedModel,
+    mask: Mask,
+    each: Candidate,
+    base: torch.Tensor,
+    calls: Calls,
+    tick: Tick,
+) -> torch.Tensor:
+    """The base's stream after the candidate's own layer, without the candidate."""
+    layer = each[0].layer
+    if {Unit(layer, kind) for kind in KINDS} <= mask.muted | set(each):
+        return base  # the probe has found that a layer muted whole passes its input on
+    with mute_units(loaded, each):
+        return through(loaded, layer, base, calls, tick=tick)
+
+
 def _plain_sums(
     loaded: LoadedModel,
     metric: Metric,
     ids: torch.Tensor,
     mask: Mask,
-    units: list[Unit],
+    chosen: list[Candidate],
     reference: torch.Tensor | None,
     tick: Tick,
-) -> Iterator[tuple[Unit | None, torch.Tensor]]:
+) -> Iterator[tuple[Candidate | None, torch.Tensor]]:
     """The plain way, one forward pass a candidate, where layers cannot be run one by one."""
-    for unit in (None, *units):
-        muted = mask if unit is None else mask.mute([unit])
-        yield unit, window_sums(loaded, metric, ids, muted, reference)
+    for each in (None, *chosen):
+        yield each, window_sums(loaded, metric, ids, mask.mute(each or ()), reference)
         tick(len(ids) * (loaded.depth + head_work(loaded)))

@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,10 +18,11 @@ import pytest
 from inspector import __version__
 from inspector.cli import main
 from inspector.cli.commands import COMMANDS, COMMON, CORPUS, LENGTH, SAMPLES, Argument
-from inspector.cli.summaries import VIEWS
+from inspector.cli.summaries import VIEWS, trajectory
 from inspector.measure import corpus
 from inspector.measure.corpus import windows
 from inspector.measure.generation import generate
+from inspector.measure.methods import METHODS
 from inspector.measure.metrics import METRICS
 from inspector.measure.perplexity import perplexity
 from inspector.measure.pruning import prune
@@ -29,7 +31,7 @@ from inspector.measure.sweep import sweep
 from inspector.measure.tasks import DEFAULT_TASKS
 from inspector.model.loaded import LoadedModel
 from inspector.model.loading import load
-from inspector.results import Result, Scores, Trajectory, from_json
+from inspector.results import Provenance, Result, Scores, Step, Trajectory, from_json
 from inspector.results import load as load_result
 from inspector.units import Mask
 
@@ -124,6 +126,7 @@ def test_help_names_every_corpus_metric_and_default() -> None:
     )
     assert f"{corpus.DEFAULT_SAMPLES}, for perplexity {corpus.CHECK_SAMPLES}" in SAMPLES.help
     assert f"{corpus.DEFAULT_LENGTH}, for perplexity {corpus.CHECK_LENGTH}" in LENGTH.help
+    assert all(name in argument("prune", "--method").help for name in METHODS)
     checked = f"{corpus.CHECK_SAMPLES} windows of {corpus.CHECK_LENGTH} tokens"
     assert checked in argument("prune", "--check-corpus").help
     assert all(name in argument("sweep", "--metric").help for name in METRICS)
@@ -175,8 +178,6 @@ def test_info_groups_units_that_agree(capsys: pytest.CaptureFixture[str]) -> Non
 def test_info_says_what_cannot_be_muted(
     tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from dataclasses import replace
-
     import inspector.model.loading as loading
 
     units = (replace(tiny.units[0], problem="it changes nothing"), *tiny.units[1:])
@@ -249,6 +250,56 @@ def test_prune(tiny: LoadedModel, capsys: pytest.CaptureFixture[str]) -> None:
     )
     same = prune(tiny, text, tiny.empty(), method="blockpruner", remove=2, only="ffn", check=check)
     assert measured(found) == measured(same)
+
+
+@pytest.mark.parametrize(
+    ("argv", "options"),
+    [
+        (["--remove-params", "10%"], {"remove_params": "10%"}),
+        (
+            ["--remove-kv", "0.3", "--protect", "0,3.attn"],
+            {"remove_kv": 0.3, "protect": "0,3.attn"},
+        ),
+        (
+            ["--remove", "3", "--protect-first-until", "0.3", "--as-published"],
+            {"remove": 3, "protect_first_until": 0.3, "as_published": True},
+        ),
+        (
+            ["--method", "random", "--remove", "2", "--method-seed", "7"],
+            {"method": "random", "remove": 2, "seed": 7},
+        ),
+        (["--method", "angular", "--remove", "3"], {"method": "angular", "remove": 3}),
+    ],
+)
+def test_prune_options_are_the_apis(
+    argv: list[str],
+    options: dict[str, Any],
+    tiny: LoadedModel,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found = from_json(as_json(capsys, "prune", MODEL, *argv, *SMALL))
+    text = windows(tiny.tokenizer, corpus.DEFAULT_SEARCH, samples=2, length=32)
+    if "protect" in options:
+        options = {**options, "protect": tiny.mask(options["protect"])}
+    same = prune(tiny, text, tiny.empty(), **{"method": "finercut", **options})
+    assert measured(found) == measured(same)
+
+
+def test_prune_prints_layers_that_come_back() -> None:
+    made = Provenance("m", "w", "llama", "float32", "cpu", 4)
+    steps = [
+        Step(0, "", [], [], {}, {}, 10.0, 100, 8),
+        Step(1, "2", ["2.attn", "2.ffn"], [], {}, {}, 11.0, 80, 6),
+        Step(2, "0-1", ["0.attn", "0.ffn", "1.attn", "1.ffn"], ["2.attn", "2.ffn"], {}, {}, 12.0,
+             60, 4),
+    ]  # fmt: skip
+    run = Trajectory(made, "", "angular", "distance", steps)
+    rows = [line.split() for line in trajectory(run).splitlines()]
+    assert rows[2][:4] == ["step", "removed", "back", "perplexity"]
+    assert rows[4][:3] == ["1", "2", "-"]
+    assert rows[5][:3] == ["2", "0-1", "2"]
+    without = replace(run, steps=steps[:2])
+    assert "back" not in trajectory(without)
 
 
 def test_prune_prints_its_steps(capsys: pytest.CaptureFixture[str]) -> None:
@@ -400,8 +451,6 @@ def test_plot_draws_every_figure_of_saved_results(
 
 
 def test_a_plot_runs_nothing_that_a_result_says(tmp_path: Path) -> None:
-    from dataclasses import replace
-
     from inspector.results import Perplexity, Provenance, save
 
     attack = "</script><script>window.attacked = 1</script><img src=x onerror=attacked()>"

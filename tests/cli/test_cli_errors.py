@@ -41,13 +41,22 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["info", MODEL, "--mask", "@absent"], "cannot read the mask absent"),
     (["sweep", MODEL, "--metric", "mse"], "unknown metric 'mse'"),
     (["sweep", MODEL, "--mask", "0-3"], "no unit is left to score"),
-    (["prune", MODEL], "say how many units to --remove"),
+    (["prune", MODEL], "say when to stop: --remove"),
     (["prune", MODEL, "--method", "magic", "--remove", "1"], "unknown method 'magic'"),
-    (["prune", MODEL, "--metric", "mse", "--remove", "1"], "finercut goes by js, kl"),
+    (["prune", MODEL, "--metric", "mse", "--remove", "1"], "finercut goes by js, js-reversed, kl"),
     (["prune", MODEL, "--remove", "9", *SMALL], "cannot remove 9 units: 8 are left"),
-    (["prune", MODEL, "--remove", "0", *SMALL], "remove 1 unit or more"),
+    (["prune", MODEL, "--remove", "0", *SMALL], "remove 1 or more"),
     (["prune", MODEL, "--remove", "5", "--only", "ffn", *SMALL], "cannot remove 5 units: 4"),
     (["prune", MODEL, "--until-perplexity", "-1", *SMALL], "must be above 0"),
+    (["prune", MODEL, "--remove-params", "10 percent"], "--remove-params takes a share such as"),
+    (["prune", MODEL, "--remove-params", "0%"], "--remove-params takes a share such as"),
+    (["prune", MODEL, "--remove-kv", "x" * 999], "--remove-kv takes a share such as 10% or 0.1"),
+    (["prune", MODEL, "--remove-params", "95%", *SMALL], "cannot remove 95 % of the parameters"),
+    (["prune", MODEL, "--remove", "1", "--protect", "0-3", *SMALL], "0-3 is protected"),
+    (["prune", MODEL, "--remove", "1", "--protect", "9", *SMALL], "layer 9 is out of range"),
+    (["prune", MODEL, "--remove", "1", "--protect-first-until", "2", *SMALL], "between 0 and 1"),
+    (["prune", MODEL, "--method", "sleb", "--remove", "3", *SMALL], "cannot remove 3 layers: 2"),
+    (["prune", MODEL, "--method", "sleb", "--metric", "js", "--remove", "1"], "sleb goes by nll"),
     (["perplexity", MODEL, "--corpus", "pydocs"], "no corpus is called 'pydocs'"),
     (["perplexity", MODEL, "--corpus", "wikitext2"], "wikitext2 needs a split"),
     (["perplexity", MODEL, "--corpus", "file:absent.txt"], "there is no file absent.txt"),
@@ -204,7 +213,7 @@ def test_a_bug_is_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int, error: type[BaseException]) -> None:
     """Let the sweep of that step of a run break off."""
-    import inspector.measure.pruning as module
+    import inspector.measure.methods.scores as module
 
     real, calls = module.sweep, iter(range(1, 100))
 

@@ -63,7 +63,7 @@ def test_limits(seed: int, scale: float, apart: float) -> None:
     assert values["js"] <= math.log(2) + 1e-6
     assert values["angular"] <= math.pi / 2 + 1e-6
     back = {name: measured(METRICS[name], pruned, dense) / TOKENS for name in DIVERGENCES}
-    for name in ("js", "angular", "norm"):  # symmetric
+    for name in ("js", "js-reversed", "angular", "norm"):  # symmetric
         assert plain.close(back[name], values[name]), name
 
 
@@ -83,6 +83,20 @@ def test_far_apart() -> None:
     assert measured(METRICS["angular"], one, -one) == pytest.approx(math.pi / 2)  # cos clamped at 0
     assert measured(METRICS["angular"], one, other) == pytest.approx(math.pi / 2)
     assert measured(METRICS["norm"], one, other) == pytest.approx(math.sqrt(2) * 200)
+
+
+def test_js_as_in_the_code_is_the_other_one() -> None:
+    """The mean's divergence from both, which is never below the textbook's, and has no bound."""
+    dense, pruned = pair(2)
+    ours = measured(METRICS["js-reversed"], dense, pruned)
+    assert plain.close(ours, plain.divergence("js-reversed", dense, pruned))
+    assert ours > 1.1 * measured(METRICS["js"], dense, pruned)
+    one, other = torch.zeros(1, 2), torch.tensor([[0.0, 60.0]])
+    m = ((0.5 + math.exp(-60)) / 2, (0.5 + 1) / 2)
+    exact = (m[0] * (60 + math.log(m[0])) + m[1] * math.log(m[1])) / 2
+    exact += (m[0] * math.log(m[0] / 0.5) + m[1] * math.log(m[1] / 0.5)) / 2
+    assert measured(METRICS["js-reversed"], one, other) == pytest.approx(exact, rel=1e-5)
+    assert exact > math.log(2)
 
 
 def test_kl_is_from_the_untouched_model() -> None:
@@ -136,7 +150,7 @@ def test_every_row_of_the_table_is_filled_in() -> None:
     with pytest.raises(ResultError) as raised:
         metric_named("entropy")
     assert str(raised.value) == (
-        "unknown metric 'entropy': choose one of nll, kl, js, angular, norm."
+        "unknown metric 'entropy': choose one of nll, kl, js, js-reversed, angular, norm."
     )
 
 

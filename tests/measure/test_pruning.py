@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from fractions import Fraction
 from typing import Any
 
 import pytest
-import torch
 
 from inspector.errors import MaskError, ResultError
 from inspector.jobs import Cancelled
+from inspector.measure.budget import Budget
 from inspector.measure.corpus import Windows
 from inspector.measure.methods import METHODS
 from inspector.measure.perplexity import perplexity
-from inspector.measure.pruning import _lowest, prune
+from inspector.measure.pruning import prune
 from inspector.model.loaded import LoadedModel
-from inspector.model.loading import load
 from inspector.results import Trajectory
 from inspector.units import KINDS, Mask, Unit, all_units
 from tests import plain
@@ -24,6 +24,8 @@ from tests import plain
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 LENGTH = 40
+NAN = math.nan
+GREEDY = ["finercut", "blockpruner"]
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +67,7 @@ def test_finercut_by_every_metric(llama: LoadedModel, text: Windows, metric: str
     assert ours.metric == metric
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", GREEDY)
 def test_what_every_step_records(llama: LoadedModel, text: Windows, method: str) -> None:
     start = llama.mask("1.ffn")
     ours = prune(llama, text, start, method=method, remove=4)
@@ -127,7 +129,99 @@ def test_until_a_perplexity(llama: LoadedModel, text: Windows) -> None:
     assert never.finished
 
 
-@pytest.mark.parametrize("method", METHODS)
+def taken(run: Trajectory, field: str) -> list[float]:
+    """What has been taken away after each step."""
+    values = [getattr(step, field) for step in run.steps]
+    return [values[0] - value for value in values]
+
+
+@pytest.mark.parametrize("method", ["finercut", "perplexity-oneshot", "angular"])
+@pytest.mark.parametrize(
+    ("bound", "field"),
+    [("remove_params", "parameters"), ("remove_kv", "kv_bytes_per_token")],
+)
+@pytest.mark.parametrize("share", ["5%", 0.4])
+def test_shares_end_at_the_first_step_at_or_above(
+    llama: LoadedModel, text: Windows, method: str, bound: str, field: str, share: Any
+) -> None:
+    part = {"5%": 0.05, 0.4: 0.4}[share]
+    whole = {"parameters": llama.parameters, "kv_bytes_per_token": 4 * 4 * 2 * 32}[field]
+    run = prune(llama, text, llama.mask("1.attn"), method=method, **{bound: share})
+    gone = taken(run, field)
+    assert gone[-1] >= part * whole
+    assert all(amount < part * whole for amount in gone[:-1])
+    assert run.finished
+    most = 7 if method == "finercut" else 4  # one unit is muted to begin with
+    longer = prune(llama, text, llama.mask("1.attn"), method=method, remove=most)
+    assert [step.mask for step in run.steps] == [
+        step.mask for step in longer.steps[: len(run.steps)]
+    ]
+
+
+def test_shares_are_exact(llama: LoadedModel, text: Windows) -> None:
+    """A quarter of the cache is one attention of four, to the byte; 0.07 of 100 is 7."""
+    run = prune(llama, text, llama.empty(), method="blockpruner", only="attn", remove_kv="25%")
+    assert len(run.removed) == 1
+    run = prune(llama, text, llama.empty(), method="blockpruner", only="attn", remove_kv="25.1%")
+    assert len(run.removed) == 2
+    for written in ("50%", "50 %", " 0.5 ", 0.5):
+        assert Budget.of(remove_params=written).shares[0] == Fraction(1, 2)
+    budget = Budget.of(remove_params=0.07)
+    assert budget.steps([(1, 0)] * 50, (100, 0), grain="unit") == 7
+
+
+def test_the_first_bound_that_is_met_ends_the_run(llama: LoadedModel, text: Windows) -> None:
+    def steps(**bounds: Any) -> int:
+        return len(prune(llama, text, llama.empty(), method="blockpruner", **bounds).steps) - 1
+
+    assert steps(remove=2, remove_params="60%") == 2
+    assert steps(remove=7, remove_kv="25%", until_perplexity=math.inf) < 7
+    assert steps(remove=3, until_perplexity=1e-3) == 0
+
+
+def test_a_budget_knows_how_many_steps_it_takes_at_most() -> None:
+    sizes = [(30, 0), (10, 4), (10, 4), (50, 0)]
+    cases: list[tuple[dict[str, Any], int]] = [
+        ({"remove": 3}, 3),
+        ({"remove_params": "10%"}, 1),
+        ({"remove_params": 0.11}, 2),
+        ({"remove_params": "20.1%"}, 3),
+        ({"remove_kv": "50%"}, 3),  # the units without a cache may go first
+        ({"remove_kv": 1}, 4),
+        ({"until_perplexity": 3.0}, 4),
+        ({"remove": 2, "remove_params": 1.0, "until_perplexity": 3.0}, 2),
+    ]
+    for bounds, expected in cases:
+        assert Budget.of(**bounds).steps(sizes, (100, 8), grain="unit") == expected
+
+
+@pytest.mark.parametrize(
+    ("method", "protect", "never"),
+    [
+        ("finercut", "1,3.ffn", "1,3.ffn"),
+        ("blockpruner", "0", "0"),
+        ("shortgpt", "3", "3"),
+        ("perplexity-oneshot", "0.ffn", "0"),  # half a layer keeps the whole
+        ("angular", "3", "3"),
+        ("reverse", "3", "3"),
+        ("llm-drop-joint-iterative", "2", "2"),
+    ],
+)
+def test_what_is_protected_stays(
+    llama: LoadedModel, text: Windows, method: str, protect: str, never: str
+) -> None:
+    run = prune(
+        llama, text, llama.empty(), method=method, until_perplexity=math.inf,
+        protect=llama.mask(protect),
+    )  # fmt: skip
+    kept = llama.mask(never)
+    assert Mask.parse(run.steps[-1].mask, 4) == llama.mask("0-3").unmute(kept)
+    for step in run.steps:
+        assert not any(str(unit) in step.scores for unit in kept)
+    assert run.options == {"protect": protect}
+
+
+@pytest.mark.parametrize("method", GREEDY)
 def test_perplexity_on_another_text(llama: LoadedModel, text: Windows, method: str) -> None:
     check = plain.text(llama, 2, 30, stride=15, seed=9)
     alone = prune(llama, text, llama.empty(), method=method, remove=2)
@@ -143,7 +237,7 @@ def test_perplexity_on_another_text(llama: LoadedModel, text: Windows, method: s
         assert plain.differences(step.scores, same.scores) == []
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", GREEDY)
 def test_overlapping_windows_keep_one_definition(llama: LoadedModel, method: str) -> None:
     windows = plain.text(llama, 4, LENGTH, stride=13)
     ours = prune(llama, windows, llama.empty(), method=method, remove=2)
@@ -152,7 +246,7 @@ def test_overlapping_windows_keep_one_definition(llama: LoadedModel, method: str
         assert step.perplexity == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", GREEDY)
 def test_a_model_that_cannot_be_replayed(llama: LoadedModel, text: Windows, method: str) -> None:
     whole = dataclasses.replace(llama, not_replayable="a test says so")
     ours, theirs = (
@@ -162,43 +256,6 @@ def test_a_model_that_cannot_be_replayed(llama: LoadedModel, text: Windows, meth
     for step, other in zip(ours.steps, theirs.steps, strict=True):
         assert plain.close(step.perplexity, other.perplexity)
         assert plain.differences(step.scores, other.scores) == []
-
-
-# Ties
-
-
-def test_ties_go_by_the_methods_order() -> None:
-    """A head of zeros makes every candidate cost the same."""
-    loaded = load("tiny:llama", dtype="fp32")
-    torch.nn.init.zeros_(loaded.model.get_parameter("lm_head.weight"))
-    windows = plain.text(loaded, 2, 20)
-    by_block = prune(loaded, windows, loaded.empty(), method="blockpruner", remove=8)
-    assert len(set(by_block.steps[1].scores.values())) == 1
-    assert by_block.removed == [str(unit) for unit in attention_first(loaded)]
-    by_layer = prune(loaded, windows, loaded.empty(), method="finercut", remove=8)
-    assert set(by_layer.steps[1].scores.values()) == {0.0}
-    assert by_layer.removed == [str(unit) for unit in all_units(4)]
-    assert by_block.steps[3].perplexity == pytest.approx(259)
-
-
-NAN, INF = math.nan, math.inf
-
-
-@pytest.mark.parametrize(
-    ("scores", "block", "finer"),
-    [
-        ({"0.ffn": 1.0, "1.attn": 1.0, "2.attn": 1.0}, "1.attn", "0.ffn"),
-        ({"2.ffn": 1.0, "9.ffn": 1.0, "10.ffn": 1.0}, "2.ffn", "2.ffn"),
-        ({"0.attn": 1.0, "0.ffn": 0.5, "1.ffn": 0.5}, "0.ffn", "0.ffn"),
-        ({"0.attn": NAN, "0.ffn": 3.0, "1.attn": NAN}, "0.ffn", "0.ffn"),
-        ({"0.attn": NAN, "0.ffn": INF, "1.attn": -INF}, "1.attn", "1.attn"),
-        ({"0.ffn": NAN, "1.attn": NAN}, "1.attn", "0.ffn"),
-        ({"0.ffn": -1e-9, "1.attn": 0.0}, "0.ffn", "0.ffn"),
-    ],
-)
-def test_the_lowest_score(scores: dict[str, float], block: str, finer: str) -> None:
-    assert str(_lowest(scores, METHODS["blockpruner"])) == block
-    assert str(_lowest(scores, METHODS["finercut"])) == finer
 
 
 # Progress and errors
@@ -241,17 +298,90 @@ def test_a_cancelled_run_keeps_its_steps(llama: LoadedModel, text: Windows) -> N
     assert not last[-1].finished
 
 
+SHARE = "--remove-{} takes a share such as 10% or 0.1, above 0 and up to 1."
+
+
 def test_refusals(llama: LoadedModel, text: Windows) -> None:
     def run(arguments: dict[str, Any]) -> None:
         arguments = {"method": "finercut", **arguments}
+        if "protect" in arguments:
+            arguments["protect"] = llama.mask(arguments["protect"])
         prune(llama, text, llama.mask(arguments.pop("mask", "")), **arguments)
 
     for arguments, message in (
         ({"remove": 9}, "cannot remove 9 units: 8 are left that can be."),
         ({"remove": 6, "mask": "0,1.attn"}, "cannot remove 6 units: 5 are left that can be."),
-        ({"remove": 0}, "remove 1 unit or more."),
-        ({"remove": -1}, "remove 1 unit or more."),
-        ({}, "say how many units to remove, or up to which perplexity."),
+        ({"remove": 0}, "remove 1 or more."),
+        ({"remove": -1}, "remove 1 or more."),
+        (
+            {},
+            "say when to stop: --remove, --remove-params, --remove-kv or --until-perplexity.",
+        ),
+        ({"remove_params": "0%"}, SHARE.format("params")),
+        ({"remove_params": "110%"}, SHARE.format("params")),
+        ({"remove_kv": "a lot"}, SHARE.format("kv")),
+        ({"remove_kv": NAN}, SHARE.format("kv")),
+        ({"remove_kv": "1e-999999999"}, SHARE.format("kv")),
+        (
+            {"remove_params": "90%"},
+            "cannot remove 90 % of the parameters: what the method may remove holds 81.38 %.",
+        ),
+        (
+            {"remove_kv": 0.5, "only": "ffn"},
+            "cannot remove 50 % of the KV cache: what the method may remove holds 0 %.",
+        ),
+        (
+            {"remove_kv": 0.6, "method": "sleb"},
+            "cannot remove 60 % of the KV cache: what the method may remove holds 50 %.",
+        ),
+        (
+            {"remove_kv": "76%", "method": "angular", "protect": "1"},
+            "cannot remove 76 % of the KV cache: what the method may remove holds 50 %.",
+        ),
+        (
+            {"remove": 3, "method": "angular", "protect": "2"},
+            "cannot remove 3 layers: 2 are left that can be.",
+        ),
+        (
+            {"remove": 1, "method": "sleb", "only": "attn"},
+            "sleb removes whole layers: leave out --only.",
+        ),
+        (
+            {"remove": 1, "protect": "0-3"},
+            "nothing is left that finercut may remove: 0-3 is protected.",
+        ),
+        (
+            {"remove": 1, "method": "shortened-ppl"},
+            "nothing is left that shortened-ppl may remove: "
+            "it keeps the first 4 layers and the last 2 layers.",
+        ),
+        (
+            {"remove": 1, "method": "sleb", "protect": "1.attn", "mask": "2"},
+            "nothing is left that sleb may remove: it keeps the first layer and the last layer, "
+            "1.attn is protected, 2 is muted already.",
+        ),
+        (
+            {"remove": 1, "method": "llm-drop-attn", "only": "ffn"},
+            "nothing is left that llm-drop-attn may remove: it removes attn units, only ffn units "
+            "are wanted.",
+        ),
+        (
+            {"remove": 1, "method": "blockpruner", "protect_first_until": 0.4},
+            "blockpruner bars no first layers: leave out --protect-first-until.",
+        ),
+        (
+            {"remove": 1, "protect_first_until": 1.0},
+            "--protect-first-until takes a share between 0 and 1, such as 0.4.",
+        ),
+        (
+            {"remove": 1, "as_published": True, "protect": "1-3"},
+            "--as-published bars layer 0 at first, and nothing else may go here.",
+        ),
+        (
+            {"remove": 4, "protect_first_until": 0.6},
+            "--protect-first-until 0.6 bars layers 0 to 2 until 5 units are gone, and only 2 "
+            "others can go: choose a smaller share.",
+        ),
         ({"until_perplexity": 0.0}, "the perplexity to stop at must be above 0."),
         ({"until_perplexity": NAN}, "the perplexity to stop at must be above 0."),
         ({"remove": 1, "only": "mlp"}, "--only takes attn or ffn, not 'mlp'."),
@@ -264,9 +394,10 @@ def test_refusals(llama: LoadedModel, text: Windows) -> None:
             run(arguments)
         assert str(raised.value) == message
 
-    with pytest.raises(ResultError) as raised:
+    with pytest.raises(
+        ResultError, match=r"^unknown method 'magic': choose one of finercut, block"
+    ):
         run({"method": "magic", "remove": 1})
-    assert str(raised.value) == "unknown method 'magic': choose one of finercut, blockpruner."
     with pytest.raises(ResultError) as raised:
         run({"method": "blockpruner", "metric": "js", "remove": 1})
     assert str(raised.value) == "blockpruner goes by perplexity, not by 'js'."

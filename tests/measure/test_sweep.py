@@ -212,14 +212,24 @@ WORK: dict[str, Callable[..., Any]] = {
     "similarity": lambda loaded, text, mask, progress: similarity(
         loaded, text, mask, progress=progress
     ),
+    "taylor": lambda loaded, text, mask, progress: prune(
+        loaded, text, mask, method="taylor", remove=1, progress=progress
+    ),
+    "shortgpt": lambda loaded, text, mask, progress: prune(
+        loaded, text, mask, method="shortgpt", remove=1, progress=progress
+    ),
+    "sleb": lambda loaded, text, mask, progress: prune(
+        loaded, text, mask, method="sleb", remove=1, progress=progress
+    ),
 }
+LAYER_BY_LAYER = ("similarity", "taylor", "shortgpt")
 
 
 @pytest.mark.parametrize(
     ("work", "whole"),
     [
         *((work, False) for work in WORK),
-        *((work, True) for work in WORK if work != "similarity"),  # which must be replayed
+        *((work, True) for work in WORK if work not in LAYER_BY_LAYER),
     ],
 )
 def test_cancelling_anywhere_restores_the_model(work: str, whole: bool) -> None:
@@ -244,6 +254,7 @@ def test_cancelling_anywhere_restores_the_model(work: str, whole: bool) -> None:
         with pytest.raises(Cancelled):
             WORK[work](loaded, windows, mask, progress)
         assert not any("forward" in module.__dict__ for module in loaded.model.modules())
+        assert not any(weight.requires_grad for weight in loaded.model.parameters())
         assert torch.equal(plain.logits(loaded, windows.ids), before)
 
 

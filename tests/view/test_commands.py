@@ -88,7 +88,8 @@ def test_what_is_not_set_is_left_out_and_zero_is_not_nothing():
 
 TEXT = ("pydoc:search", 2, 16, "")
 SEEDED = ("pydoc:search", 2, 16, "7")
-PRUNE = ("finercut", "kl", "attn", 2, "1e6", "pydoc:check")
+PRUNE = ("finercut", "kl", 2, "remove", "pydoc:check", "attn", "", "", False, "")
+SAME = ("blockpruner", "perplexity", 1, "remove", "", "both", "", "", False, "")
 
 
 def line_of(pages: Pages, kind: str) -> Any:
@@ -119,16 +120,44 @@ def test_searching_lines(ready_pages: Pages, kind: str, button: str, before: Any
         assert args.metric == "angular"
 
 
-@pytest.mark.parametrize("form", [PRUNE, ("blockpruner", "perplexity", "both", 1, "", "")])
+@pytest.mark.parametrize("form", [PRUNE, SAME])
 def test_pruning_lines(ready_pages: Pages, form: Any):
     ready_pages.bench.session(request("a")).set_mask(Mask.parse("3.ffn", 4))
     ready_pages.fire("prune-go", "click", *form, *SEEDED)
     args, run = line_of(ready_pages, "pruning")
     assert (args.method, args.metric, args.remove) == (run.method, run.metric, len(run.steps) - 1)
     assert args.only == ("attn" if form is PRUNE else None)
-    assert args.until_perplexity == (1e6 if form is PRUNE else None)
     assert args.check_corpus == ("pydoc:check" if form is PRUNE else None)
     assert run.checked_on_search_text == (form is not PRUNE)
+
+
+@pytest.mark.parametrize(
+    ("form", "expected"),
+    [
+        (
+            ("finercut", "js", 12.5, "remove_params", "", "both", "0,3.ffn", "0.3", True, ""),
+            {"remove_params": "12.5%", "protect_first_until": 0.3, "as_published": True},
+        ),
+        (
+            ("random", "random", 30, "remove_kv", "", "both", "", "", False, "5"),
+            {"remove_kv": "30%", "method_seed": 5},
+        ),
+        (
+            ("reverse", "from-end", 0.001, "until_perplexity", "", "both", "", "", False, ""),
+            {"until_perplexity": 0.001, "method_seed": 0},
+        ),
+    ],
+)
+def test_lines_of_every_bound_and_choice(ready_pages: Pages, form: Any, expected: dict[str, Any]):
+    ready_pages.bench.session(request("a")).set_mask(Mask.parse("2.attn", 4))
+    ready_pages.fire("prune-go", "click", *form, *SEEDED)
+    args, run = line_of(ready_pages, "pruning")
+    found = {name: getattr(args, name) for name in expected}
+    assert found == expected
+    assert (args.method, args.metric, args.remove) == (run.method, run.metric, None)
+    assert args.protect == run.options.get("protect", "")
+    assert args.as_published == run.options.get("as_published", False)
+    assert args.protect_first_until == run.options.get("protect_first_until")
 
 
 @pytest.mark.parametrize("stride", ["", "8"])

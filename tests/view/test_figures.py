@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,10 @@ import plotly.graph_objects as go
 import pytest
 
 from inspector.errors import ResultError
+from inspector.measure.corpus import Windows
+from inspector.measure.methods import METHODS, window
+from inspector.measure.pruning import prune
+from inspector.model.loaded import LoadedModel
 from inspector.results import (
     Benchmark,
     Generation,
@@ -28,8 +33,9 @@ from inspector.units import KINDS, Mask, all_units
 from inspector.view.figures import angular, curve, figures_of, step_map, stream, sweep, units
 from inspector.view.figures.scores import safest
 from inspector.view.figures.similarity import boundaries, window_distances
-from inspector.view.figures.style import limits
+from inspector.view.figures.style import METRICS, limits
 from inspector.view.figures.trajectory_numbers import course, runs, shades, step_grid
+from inspector.view.tabs.runs import require_drawable
 
 DEPTHS = (1, 3, 30, 126)
 SEARCH_TEXT = {"name": "wiki <b>", "windows": 10, "length": 256}
@@ -447,6 +453,52 @@ def test_step_map_leaves_out_a_kind_that_the_method_never_looked_at():
     result.steps.append(Step(1, "0.attn", ["0.attn"], [], only, status, 11.0, 9, 9))
     figure = step_map(result)
     assert x_titles(figure) == ["attention, layer"]
+
+
+def test_every_score_of_a_method_has_words():
+    assert {metric for row in METHODS.values() for metric in row.metrics} <= set(METRICS)
+
+
+@pytest.mark.parametrize("method", ["sleb", "random", "angular", "llm-drop-joint-iterative"])
+def test_runs_of_every_way_are_drawn(tiny: LoadedModel, text: Windows, method: str):
+    run = prune(tiny, text, tiny.empty(), method=method, remove=2)
+    figure = step_map(run, step=1)
+    crosses = [
+        point
+        for trace in traces(figure, "scatter")
+        if trace.name == "removed at this step"
+        for point in trace.customdata
+    ]
+    assert sorted(map(tuple, crosses)) == sorted(
+        (step.step, unit) for step in run.steps for unit in step.removed
+    )
+    assert x_titles(figure) == ["attention, layer", "FFN, layer"]
+    rows = [row for row in rows_of(figure) if row["removed"] == "1"]
+    assert {row["unit"] for row in rows} == set(run.removed)
+    assert METRICS[run.metric][0] in layout_of(figure).meta["lines"][0]
+    require_drawable(run)
+    assert layout_of(curve(run)).meta["csv"]
+
+
+def test_windows_that_jump_bring_layers_back(
+    tiny: LoadedModel, text: Windows, monkeypatch: pytest.MonkeyPatch
+):
+    distance = np.full((5, 5), 0.9, dtype=np.float32)
+    distance[3, 4], distance[0, 2] = 0.1, 0.2  # layer 3 alone, then layers 0 and 1
+    found = SimpleNamespace(angular_last=distance)
+    monkeypatch.setattr(window, "similarity", lambda *_, **__: found)
+    run = prune(tiny, text, tiny.empty(), method="angular", remove=3)
+    figure = step_map(run)
+    rings = [trace for trace in traces(figure, "scatter") if trace.name == "brought back"]
+    assert [list(point) for trace in rings for point in trace.customdata] == [
+        [2, "3.attn"],
+        [2, "3.ffn"],
+    ]
+    pale = [t for t in traces(figure, "heatmap") if "removed before" in t.hovertemplate]
+    assert pale[0].text[1][3] == ""  # no window of two layers begins at the last one
+    assert pale[0].text[2][0] == "<br>score: 0.9"  # one of three begins at layer 0, gone by then
+    assert pale[0].text[2][2] == ""
+    require_drawable(run)
 
 
 def test_course_is_in_percent_of_the_first_step():

@@ -221,6 +221,7 @@ def damaged(result: Result) -> list[dict[str, Any]]:
         strange = {**steps[1], "removed": ["9.attn"]}
         found += [
             {**data, "steps": [steps[0], strange]},
+            {**data, "steps": [steps[0], {**steps[1], "restored": ["9.attn"]}]},
             {**data, "steps": [steps[0], {**steps[1], "mask": "9"}]},
             {**data, "steps": [steps[2], steps[0]]},
             {**data, "steps": [{**steps[0], "removed": None}]},

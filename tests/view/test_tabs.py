@@ -10,6 +10,7 @@ import gradio as gr
 import pytest
 
 from inspector.errors import InspectorError, ResultError
+from inspector.measure.methods import METHODS
 from inspector.measure.pace import Pace
 from inspector.results import Benchmark, Generation, Result, TaskScore
 from inspector.units import Mask
@@ -22,10 +23,14 @@ from tests.view.conftest import TINY, Pages, finish, request, settle
 FORM: dict[str, Any] = {
     "method": "finercut",
     "metric": "js",
-    "only": "both",
-    "remove": 2,
-    "until": "",
+    "amount": 2,
+    "stop": "remove",
     "check": "pydoc:check",
+    "only": "both",
+    "protect": "",
+    "bar": "",
+    "published": False,
+    "seed": "",
 }
 TEXT = ("pydoc:search", 2, 16, "")
 
@@ -280,9 +285,15 @@ def test_what_has_the_model_measures_under_the_present_mask(
         ("generate-go", ("x", 0, False), "how many tokens"),
         ("benchmark-go", (" , ", 4), "ame a task"),
         ("benchmark-go", ("own", -1), "how many items"),
-        ("prune-go", (*{**FORM, "until": "x"}.values(), *TEXT), "perplexity to stop at must be a"),
-        ("prune-go", (*{**FORM, "remove": 1.5}.values(), *TEXT), "how many units"),
+        ("prune-go", (*{**FORM, "amount": 1.5}.values(), *TEXT), "ay how many to remove"),
+        ("prune-go", (*{**FORM, "amount": None}.values(), *TEXT), "after how much the run is to"),
+        ("prune-go", (*{**FORM, "stop": "never"}.values(), *TEXT), "hoose what to count"),
         ("prune-go", (*{**FORM, "method": "x"}.values(), *TEXT), "nknown method"),
+        ("prune-go", (*{**FORM, "metric": "perplexity"}.values(), *TEXT), "inercut goes by"),
+        ("prune-go", (*{**FORM, "protect": "9"}.values(), *TEXT), "ayer 9 is out of range"),
+        ("prune-go", (*{**FORM, "protect": "x"}.values(), *TEXT), "is not a unit"),
+        ("prune-go", (*{**FORM, "bar": "x"}.values(), *TEXT), "share to bar first layers by must"),
+        ("prune-go", (*{**FORM, "seed": "1.5"}.values(), *TEXT), "ay the method.*s seed"),
         ("prune-cancel", (), "o run is going on"),
     ],
 )
@@ -296,11 +307,15 @@ def test_a_form_filled_in_wrongly_starts_nothing(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"remove": 99}, "cannot remove 99 units: 7 are left"),
-        ({"remove": None}, "say how many units to remove, or up to which perplexity"),
-        ({"until": "-3"}, "must be above 0"),
-        ({"until": "nan"}, "must be above 0"),
-        ({"metric": "perplexity"}, "finercut goes by"),
+        ({"amount": 99}, "cannot remove 99 units: 7 are left"),
+        ({"stop": "until_perplexity", "amount": -3}, "must be above 0"),
+        ({"stop": "until_perplexity", "amount": float("nan")}, "must be above 0"),
+        ({"stop": "remove_params", "amount": 0}, "--remove-params takes a share such as 10%"),
+        ({"stop": "remove_params", "amount": 99}, "cannot remove 99 % of the parameters"),
+        ({"stop": "remove_kv", "amount": 1e9}, "--remove-kv takes a share such as 10% or 0.1"),
+        ({"protect": "0-3"}, "nothing is left that finercut may remove: 0-3 is protected"),
+        ({"method": "sleb", "metric": "nll", "amount": 3}, "cannot remove 3 layers: 2 are left"),
+        ({"bar": "0.9"}, "--protect-first-until 0.9 bars layers 0 to 3"),
         ({"check": "nothing"}, "nothing"),
     ],
 )
@@ -397,25 +412,83 @@ def paced(ready_pages: Pages, session: Session) -> Wiring:
 def test_the_estimate_is_the_paces(paced: Wiring, session: Session):
     words = pruning.estimate(paced, session, FORM, *TEXT)
     # Units 0, 2 and 3 have both kinds left, 1 has its FFN: 4 + 4+4 + 3 + 2+2 + 1+1 layers a token,
-    # 32 tokens, and then six sevenths of it: 672 s + 576 s, whole minutes.
-    assert words.endswith("**About 20 min** here for 2 units.")
-    only = pruning.estimate(paced, session, {**FORM, "only": "attn", "remove": 1}, *TEXT)
-    assert only.endswith("**About 5 min 52 s** here for 1 units.")  # 4 + 4 + 2 + 1 layers: 352 s
+    # 32 tokens, and then six sevenths of it: 672 s + 576 s. Three perplexities of four layers: 384.
+    assert words.endswith("**About 27 min** here for 2 units.")
+    one = {**FORM, "only": "attn", "amount": 1, "check": pruning.SAME}
+    only = pruning.estimate(paced, session, one, *TEXT)
+    # 4 + 4 + 2 + 1 layers: 352 s, and two perplexities: 256 s.
+    assert only.endswith("**About 10 min** here for 1 unit.")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        # Layers 0, 2, 3 are whole and join behind themselves, of 1 the FFN goes: 4 + 3+3+1+0.
+        (
+            {"method": "perplexity-oneshot", "metric": "perplexity", "amount": 1},
+            "**About 10 min** here for 1 layer.",  # 11 x 32 s, and two perplexities
+        ),
+        # By its own score, the check text is the search text: 7 layers and 11 layers.
+        (
+            {"method": "blockpruner", "metric": "perplexity", "amount": 1, "check": ""},
+            "**About 11 min** here for 1 unit.",  # 21 layers x 32 s
+        ),
+        ({"method": "shortgpt", "metric": "influence", "amount": 1}, "**About 6 min 24 s** here"),
+        ({"method": "reverse", "metric": "from-end", "amount": 2}, "**About 6 min 24 s** here"),
+        ({"method": "angular", "metric": "distance", "amount": 1}, "**About 7 min 28 s** here"),
+        (
+            {"method": "reverse", "metric": "from-end", "amount": 30, "stop": "remove_kv"},
+            "**At most 8 min 32 s** here for 3 layers.",
+        ),
+        (
+            {"method": "reverse", "metric": "from-end", "amount": 9, "stop": "until_perplexity"},
+            "**At most 10 min** here for 4 layers.",
+        ),
+        ({"method": "taylor", "metric": "taylor"}, "(sidebar)."),
+    ],
+)
+def test_every_kind_of_method_has_its_pace(
+    paced: Wiring, session: Session, change: dict[str, Any], words: str
+):
+    assert words in pruning.estimate(paced, session, {**FORM, **change}, *TEXT)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_words_say_what_a_method_removes_and_on_which_text(
+    paced: Wiring, session: Session, method: str
+):
+    row = METHODS[method]
+    words = pruning.estimate(
+        paced, session, {**FORM, "method": method, "metric": row.metrics[0], "amount": None}, *TEXT
+    )
+    assert ("whole layers" in words) == (row.grain == "layer")
+    assert row.cost in words and row.paper in words and row.note in words
+    reads = "Searches on **pydoc:search, 2 x 16 tokens** (sidebar)." in words
+    assert reads == (method not in ("random", "deepest", "reverse", "magnitude-l1", "magnitude-l2"))
+
+
+def test_the_form_follows_the_method(ready_pages: Pages):
+    follow = ready_pages._handler("method", "change")
+    score, counted = follow("shortgpt", "remove_kv")
+    assert (score["choices"], score["value"]) == (["influence"], "influence")
+    assert counted["value"] == "remove_kv"
+    assert counted["choices"][0] == ("layers", "remove")
 
 
 def test_more_units_than_there_are_take_no_time(paced: Wiring, session: Session):
-    words = pruning.estimate(paced, session, {**FORM, "remove": 8}, *TEXT)
-    assert words.endswith("**Only 7 units** are left that can be removed.")
+    words = pruning.estimate(paced, session, {**FORM, "amount": 8}, *TEXT)
+    assert words.endswith("**This cannot run:** cannot remove 8 units: 7 are left that can be.")
     session.card = replace(session.require_card(), problems={"3.ffn": "it does nothing"})
-    words = pruning.estimate(paced, session, {**FORM, "remove": 7}, *TEXT)
-    assert words.endswith("**Only 6 units** are left that can be removed.")
+    words = pruning.estimate(paced, session, {**FORM, "amount": 7}, *TEXT)
+    assert words.endswith("**This cannot run:** cannot remove 7 units: 6 are left that can be.")
 
 
 def test_without_a_pace_or_a_number_there_is_no_estimate(paced: Wiring, session: Session):
-    note = pruning.method_named("finercut").note
-    assert pruning.estimate(paced, session, {**FORM, "remove": None}, *TEXT) == note
+    row = pruning.method_named("finercut")
+    plain = f"{pruning.described(row)} {pruning.searched_on(row, *TEXT)}"
+    assert pruning.estimate(paced, session, {**FORM, "amount": None}, *TEXT) == plain
     paced.bench.pace = None
-    assert pruning.estimate(paced, session, FORM, *TEXT) == note
+    assert pruning.estimate(paced, session, FORM, *TEXT) == plain
 
 
 def test_before_loading_it_says_what_to_do(pages: Pages):
@@ -425,11 +498,24 @@ def test_before_loading_it_says_what_to_do(pages: Pages):
 
 
 @pytest.mark.parametrize(
-    ("change", "error"),
-    [({"method": "x"}, ResultError), ({"metric": "perplexity"}, ResultError)],
+    ("change", "said"),
+    [
+        ({"metric": "perplexity"}, "finercut goes by"),
+        ({"protect": "0-3"}, "0-3 is protected"),
+        ({"protect": "x"}, "is not a unit"),
+        ({"stop": "remove_params", "amount": 0}, "--remove-params takes a share"),
+        ({"stop": "remove_params", "amount": 90}, "what the method may remove holds"),
+        ({"method": "sleb", "metric": "nll", "only": "attn"}, "sleb removes whole layers"),
+    ],
 )
-def test_a_form_that_fits_no_method_is_said(
-    paced: Wiring, session: Session, change: dict[str, Any], error: type[Exception]
+def test_a_form_that_cannot_run_is_said_beside_the_method(
+    paced: Wiring, session: Session, change: dict[str, Any], said: str
 ):
-    with pytest.raises(error):
-        pruning.estimate(paced, session, {**FORM, **change}, *TEXT)
+    words = pruning.estimate(paced, session, {**FORM, **change}, *TEXT)
+    assert METHODS[{**FORM, **change}["method"]].note in words
+    assert said in words.partition("**This cannot run:** ")[2]
+
+
+def test_an_unknown_method_is_refused(paced: Wiring, session: Session):
+    with pytest.raises(ResultError, match="unknown method"):
+        pruning.estimate(paced, session, {**FORM, "method": "x"}, *TEXT)

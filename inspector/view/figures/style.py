@@ -44,8 +44,18 @@ METRICS = {
     "perplexity": ("perplexity", ""),
     "kl": ("KL divergence of the logits", "nats per token"),
     "js": ("JS divergence of the logits", "nats per token"),
+    "js-reversed": ("reversed JS divergence of the logits", "nats per token"),
     "angular": ("angular distance of the logits", "radians per token"),
     "norm": ("distance of the logits", "Frobenius norm per window"),
+    "turn": ("turn of the stream, 1 - cosine", ""),
+    "influence": ("Block Influence, 1 - cosine", ""),
+    "influence-flat": ("Block Influence of all tokens laid end to end", ""),
+    "distance": ("angular distance across the window that begins there", "of pi"),
+    "l1": ("l1 norm of the layer's weights", ""),
+    "l2": ("l2 norm of the layer's weights", ""),
+    "taylor": ("|weight x gradient| of the layer", "nats per token"),
+    "random": ("random number", ""),
+    "from-end": ("number of layers behind", ""),
 }
 """Metric name to what it measures and its unit; an unknown metric is shown by its name."""
 

@@ -21,7 +21,6 @@ from inspector.view.figures.style import (
     about,
     colour_bar,
     csv_text,
-    in_words,
     layer_axis,
     metric_words,
     number,
@@ -31,6 +30,7 @@ from inspector.view.figures.style import (
 from inspector.view.figures.trajectory_numbers import (
     StepGrid,
     course,
+    removed_in_words,
     runs,
     step_grid,
     step_rows,
@@ -148,14 +148,21 @@ def _cells(grid: StepGrid, kind: str, *, bar: bool) -> go.Heatmap:
 def _gone(grid: StepGrid, kind: str) -> Iterator[Any]:
     """A pale cell to hover over and click, and one hatched bar a run: heatmaps have no hatching."""
     gone = grid.gone[kind]
+    scored = gone & (grid.status[kind] >= 0)  # windows of layers may begin at one that is gone
+    texts = [
+        [f"<br>score: {number(score)}" if known else "" for score, known in zip(*row, strict=True)]
+        for row in zip(grid.score[kind], scored, strict=True)
+    ]
     yield go.Heatmap(
         x=np.arange(gone.shape[1]),
         y=grid.steps,
         z=np.where(gone, 0.0, np.nan).astype(np.float32),
+        text=texts if scored.any() else None,
         customdata=_points(grid, kind),
         colorscale=[[0, "rgba(128,128,128,0.10)"], [1, "rgba(128,128,128,0.10)"]],
         hoverongaps=False,
-        hovertemplate=_hover(kind) + "removed before<extra></extra>",
+        hovertemplate=_hover(kind)
+        + f"removed before{'%{text}' if scored.any() else ''}<extra></extra>",
         showscale=False,
     )
     found = list(runs(gone))
@@ -320,7 +327,7 @@ def curve(trajectory: Trajectory, *, step: int | None = None) -> go.Figure:
     numbers = course(trajectory)
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.08)
     points = [list(point) for point in zip(numbers.steps, numbers.removed, strict=True)]
-    removed = [_removed_in_words(text) for text in numbers.removed]
+    removed = [removed_in_words(text) for text in numbers.removed]
     for row, values, name, colour, words in (
         (1, numbers.perplexity, "perplexity", MAIN, "perplexity: %{y:.5g}"),
         (2, numbers.parameters, "parameters", KIND_COLOURS["attn"], "%{y:.1f} % of parameters"),
@@ -379,13 +386,6 @@ def _curve_axes(figure: go.Figure, steps: list[int], perplexity: list[float]) ->
     every = next(k for k in (1, 2, 5, 10, 20, 50, 100) if last / k <= 14 or k == 100)
     figure.update_xaxes(range=[-0.4, last + 0.4], tick0=0, dtick=every)
     figure.update_xaxes(title_text="step", row=2, col=1)
-
-
-def _removed_in_words(text: str) -> str:
-    units = text.split(", ") if text else []
-    if len(units) > 4:
-        return f"removed {len(units)} units"
-    return "removed " + "; ".join(map(in_words, units)) if units else "nothing removed"
 
 
 def _checked_on(trajectory: Trajectory) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from inspector.results import STATUSES, Step, Trajectory
 from inspector.units import KINDS, Mask
-from inspector.view.figures.style import kinds_of, split
+from inspector.view.figures.style import in_words, kinds_of, split
 
 
 @dataclass(frozen=True)
@@ -134,3 +134,11 @@ def course(trajectory: Trajectory) -> Course:
 def _percent(steps: list[Step], field: str) -> list[float]:
     amounts = [float(getattr(step, field)) for step in steps]
     return [100 * amount / amounts[0] if amounts[0] else math.nan for amount in amounts]
+
+
+def removed_in_words(text: str) -> str:
+    """An entry of `Course.removed` in words; many units are counted."""
+    units = text.split(", ") if text else []
+    if len(units) > 4:
+        return f"removed {len(units)} units"
+    return "removed " + "; ".join(map(in_words, units)) if units else "nothing removed"

@@ -7,10 +7,13 @@ from typing import Any
 import gradio as gr
 
 from inspector.errors import InspectorError
-from inspector.measure.methods import METHODS, method_named
+from inspector.measure.budget import Budget
+from inspector.measure.methods import METHODS, NO_TEXT, WAYS, Method, method_named
+from inspector.measure.methods.choices import Group, choices, reach
 from inspector.measure.pruning import prune
 from inspector.units import KINDS, Mask, all_units
 from inspector.view import figures
+from inspector.view.card import Card
 from inspector.view.commands import command
 from inspector.view.plot import Plot
 from inspector.view.session import Session
@@ -20,10 +23,52 @@ from inspector.view.texts import customdata, cut, number, options_of, whole
 from inspector.view.wiring import Wiring
 
 ABOUT = (
-    "A method removes the unit with the lowest score, scores all that are left again, and so on. "
-    "Move the step slider, or click a row of the map, to put that step's mask on the layer map."
+    "A method removes what costs least by its score, step by step. Move the step slider, or click "
+    "a row of the map, to put that step's mask on the layer map."
 )
 SAME = "the search text"
+BY_GRAIN = sorted(METHODS.values(), key=lambda row: row.grain == "layer")
+"""The methods that remove units, then those that remove whole layers."""
+STOPS = ("remove", "remove_params", "remove_kv", "until_perplexity")
+FORM = (
+    "method", "metric", "amount", "stop", "check", "only", "protect", "bar", "published", "seed"
+)  # fmt: skip
+"""The fields of the form, in the order in which handlers get them; the text's come after them."""
+
+
+def bounds(form: dict[str, Any]) -> dict[str, Any]:
+    """When the run is to stop, as an argument of `prune`.
+
+    Raises:
+        InspectorError: no amount, or none that makes sense.
+    """
+    stop, amount = form["stop"], form["amount"]
+    if stop not in STOPS:
+        raise InspectorError("choose what to count: removals, parameters, KV cache or perplexity.")
+    if amount is None:
+        raise InspectorError("say after how much the run is to stop.")
+    if stop == "remove":
+        return {stop: whole(amount, "how many to remove", 1)}
+    return {stop: float(amount) if stop == "until_perplexity" else f"{amount:.12g}%"}
+
+
+def asked(form: dict[str, Any], card: Card) -> dict[str, Any]:
+    """The rest of the form, as arguments of `prune`.
+
+    Raises:
+        InspectorError: a field cannot be read.
+    """
+    row = method_named(form["method"])
+    seed = number(form["seed"], "the method's seed")
+    return {
+        "method": row.name,
+        "metric": row.metric(form["metric"]),
+        "only": form["only"] if form["only"] in KINDS else None,
+        "protect": Mask.parse(form["protect"] or "", card.depth),
+        "protect_first_until": number(form["bar"], "the share to bar first layers by"),
+        "as_published": bool(form["published"]),
+        "seed": 0 if seed is None else whole(seed, "the method's seed", 0),
+    }
 
 
 def start(wiring: Wiring, session: Session, form: dict[str, Any], *text: Any) -> None:
@@ -31,105 +76,151 @@ def start(wiring: Wiring, session: Session, form: dict[str, Any], *text: Any) ->
     bench, card, mask = wiring.bench, session.require_card(), session.require_mask()
     options = cut(bench, *text)
     check = None if form["check"] in (None, "", SAME) else bench.text(form["check"])
-    row = method_named(form["method"])
-    until = number(form["until"], "the perplexity to stop at")
-    remove = None if form["remove"] in (None, 0) else whole(form["remove"], "how many units", 1)
-    only = form["only"] if form["only"] in KINDS else None
+    stop, arguments = bounds(form), asked(form, card)
 
     def work(loaded: Any, progress: Any) -> Any:
         windows = bench.windows(loaded, **options, progress=progress)
         other = None
         if check:
             other = bench.windows(loaded, **{**options, "spec": check}, progress=progress)
-        return prune(
-            loaded,
-            windows,
-            mask,
-            method=row.name,
-            metric=form["metric"],
-            remove=remove,
-            until_perplexity=until,
-            only=only,
-            check=other,
-            progress=progress,
-        )
+        return prune(loaded, windows, mask, **stop, **arguments, check=other, progress=progress)
 
+    named = {**arguments, "protect": str(arguments["protect"])}
     line = command(
         "prune",
         card,
         str(mask),
-        method=row.name,
-        metric=form["metric"],
-        remove=remove,
-        until_perplexity=until,
-        only=only,
+        **stop,
+        **{name: value for name, value in named.items() if name != "seed"},
+        method_seed=arguments["seed"] or None,
         check_corpus=check,
         **options_of(options),
     )
-    bench.run(session, "pruning", f"{row.label} run", work, line)
+    bench.run(session, "pruning", f"{METHODS[arguments['method']].label} run", work, line)
     session.step = None
 
 
 def estimate(wiring: Wiring, session: Session, form: dict[str, Any], *text: Any) -> str:
-    """How long a run with this form will take, in words."""
-    bench = wiring.bench
-    row = method_named(form["method"])
+    """What the method is, what it searches on, and how long it will take, in words."""
+    bench, row = wiring.bench, method_named(form["method"])
+    words = [described(row), searched_on(row, *text)]
     if session.generation == 0:
-        return f"{row.note} **Load the model** to start a run."
-    if bench.pace is None or session.generation != bench.generation or not form["remove"]:
-        return row.note
-    options = cut(bench, *text)
-    mask, card = session.require_mask(), session.require_card()
-    kinds = [form["only"]] if form["only"] in KINDS else KINDS
-    units = [
-        u
-        for u in all_units(card.depth)
-        if u not in mask and u.kind in kinds and str(u) not in card.problems
-    ]
-    remove = int(form["remove"])
-    if remove > len(units):
-        return f"{row.note} **Only {len(units)} units** are left that can be removed."
-    goal = row.metric(form["metric"])
-    tokens = options["samples"] * options["length"]
-    metric = "nll" if goal == "perplexity" else goal
-    seconds = bench.pace.prune(units, remove, tokens, metric=metric)
-    return f"{row.note} **About {duration(seconds)}** here for {remove} units."
+        words.append("**Load the model** to start a run.")
+    elif bench.pace is not None and session.generation == bench.generation:
+        try:
+            words.append(_time(wiring, session, form, *text))
+        except InspectorError as error:
+            words.append(f"**This cannot run:** {error}")
+    return " ".join(filter(None, words))
+
+
+def described(row: Method) -> str:
+    """A method in a few sentences: grain, way and cost, then what is particular to it."""
+    takes = "whole layers" if row.grain == "layer" else "attention and FFN units"
+    takes = f"{row.kinds[0]} units" if len(row.kinds) == 1 else takes
+    kept = f" {row.kept[0].upper()}{row.kept[1:]} stay." if row.kept else ""
+    return f"Removes **{takes}**; {WAYS[row.way]} ({row.cost}; {row.paper}).{kept} {row.note}"
+
+
+def searched_on(row: Method, *text: Any) -> str:
+    """Which text the search sees."""
+    if row.calibration == NO_TEXT:
+        return "Looks at no text."
+    corpus, samples, length, *_ = text
+    if not (corpus and samples and length):
+        return ""
+    return f"Searches on **{corpus}, {samples} x {length} tokens** (sidebar)."
+
+
+def _time(wiring: Wiring, session: Session, form: dict[str, Any], *text: Any) -> str:
+    """How long the run will take here, where that can be told.
+
+    Raises:
+        InspectorError: the run would be refused.
+    """
+    pace = wiring.bench.pace
+    if pace is None or form["amount"] is None:
+        return ""
+    row, arguments = method_named(form["method"]), asked(form, session.require_card())
+    groups, steps = _plan(session, row, arguments, Budget.of(**bounds(form)))
+    options = cut(wiring.bench, *text)
+    tokens, metric = options["samples"] * options["length"], arguments["metric"]
+    seconds = pace.prune(row, groups, steps, tokens, metric=metric)
+    if seconds is None:
+        return ""
+    if metric != "perplexity" or row.way != "iterative" or form["check"] not in (None, "", SAME):
+        seconds += (steps + 1) * pace.perplexity(tokens)
+    exact = form["stop"] == "remove"
+    what = row.grain if steps == 1 else f"{row.grain}s"
+    return f"**{'About' if exact else 'At most'} {duration(seconds)}** here for {steps} {what}."
+
+
+def _plan(
+    session: Session, row: Method, arguments: dict[str, Any], budget: Budget
+) -> tuple[list[Group], int]:
+    """The candidates of a run from the present mask, and how many steps it takes at most."""
+    card, mask = session.require_card(), session.require_mask()
+    mutable = [unit for unit in all_units(card.depth) if str(unit) not in card.problems]
+    only, protect = arguments["only"], arguments["protect"]
+    groups = choices(row, mutable, mask, only=only, protect=protect)
+    sizes = []
+    for group in reach(row, groups, mask):
+        costs = [card.units[str(unit)] for unit in group]
+        sizes.append((sum(cost[0] for cost in costs), sum(cost[1] for cost in costs)))
+    return groups, budget.steps(sizes, (card.parameters, card.kv_bytes), grain=row.grain)
+
+
+def _stops(row: Method) -> list[tuple[str, str]]:
+    labels = (f"{row.grain}s", "% of the parameters", "% of the KV cache", "perplexity reached")
+    return list(zip(labels, STOPS, strict=True))
+
+
+def _fields(first: Method) -> list[Any]:
+    """The form, in the order of `FORM`."""
+    with gr.Row(equal_height=True):
+        method = gr.Dropdown(
+            [(f"{row.label} · {row.grain}s", row.name) for row in BY_GRAIN],
+            value=first.name,
+            label="Method",
+            min_width=260,
+            scale=2,
+            elem_id="method",
+        )
+        metric = gr.Dropdown(
+            list(first.metrics), value=first.metrics[0], label="Score", min_width=110
+        )
+        amount = gr.Number(8, label="Stop after", minimum=0, min_width=80, elem_id="remove")
+        stop = gr.Dropdown(
+            _stops(first), value=STOPS[0], label="Counted in", min_width=150, elem_id="stop"
+        )
+        check = gr.Dropdown(
+            [SAME, "pydoc:check", "wikitext2:validation", "wikitext2:test"],
+            value="pydoc:check",
+            allow_custom_value=True,
+            label="Check perplexity on",
+            min_width=170,
+        )
+    with gr.Accordion("More choices", open=False, elem_id="prune-more"), gr.Row():
+        only = gr.Dropdown(
+            [("both kinds", "both"), ("attention only", "attn"), ("FFN only", "ffn")],
+            value="both",
+            label="Units",
+            min_width=190,
+        )
+        protect = gr.Textbox(label="Never remove", placeholder="such as 0,29", min_width=120)
+        bar = gr.Textbox(label="Bar first layers by share", placeholder="FinerCut's -x: 0.4")
+        seed = gr.Textbox(label="Method's seed", placeholder="0; for random", min_width=100)
+        published = gr.Checkbox(False, label="As in the authors' code", min_width=150)
+    return [method, metric, amount, stop, check, only, protect, bar, published, seed]
 
 
 def build(wiring: Wiring, sidebar: Sidebar, redraw_mask: tuple[str, ...]) -> None:
     """Build the tab into the page that is open, and wire it."""
     gr.Markdown(ABOUT)
     first = next(iter(METHODS.values()))
+    fields = _fields(first)
     with gr.Row(equal_height=True):
-        method = gr.Dropdown(
-            [(f"{row.label} ({row.paper})", name) for name, row in METHODS.items()],
-            value=first.name,
-            label="Method",
-            min_width=200,
-            elem_id="method",
-        )
-        metric = gr.Dropdown(
-            list(first.metrics), value=first.metrics[0], label="Score", min_width=110
-        )
-        only = gr.Dropdown(
-            [("attention and FFN", "both"), ("attention only", "attn"), ("FFN only", "ffn")],
-            value="both",
-            label="Units",
-            min_width=150,
-        )
-        remove = gr.Number(
-            8, label="Units to remove", precision=0, minimum=1, min_width=90, elem_id="remove"
-        )
-        until = gr.Textbox(label="Stop above perplexity", placeholder="never", min_width=120)
-        check = gr.Dropdown(
-            [SAME, "pydoc:check", "wikitext2:validation", "wikitext2:test"],
-            value="pydoc:check",
-            allow_custom_value=True,
-            label="Perplexity along the run on",
-            min_width=170,
-        )
-    with gr.Row(equal_height=True):
-        about = gr.Markdown(first.note, elem_id="estimate")
+        about = gr.Markdown(described(first), elem_id="estimate")
         go = gr.Button("Start", variant="primary", scale=0, min_width=110, elem_id="prune-go")
         stop = gr.Button("Cancel", scale=0, min_width=110, elem_id="prune-cancel")
     slider = gr.Slider(
@@ -137,11 +228,8 @@ def build(wiring: Wiring, sidebar: Sidebar, redraw_mask: tuple[str, ...]) -> Non
     )
     steps = Plot(empty="Start a run to watch which units go when.", elem_id="step-map")
     curve = Plot(empty="Perplexity and parameters along the steps.", elem_id="curve")
-    fields = [method, metric, only, remove, until, check]
-    names = ("method", "metric", "only", "remove", "until", "check")
-
-    def split(values: tuple[Any, ...]) -> tuple[dict[str, Any], tuple[Any, ...]]:
-        return dict(zip(names, values, strict=False)), values[len(names) :]
+    wiring.section("pruning", [steps, curve, slider, stop], draw)
+    _wire_form(wiring, sidebar, fields, about)
 
     def begin(session: Session, *values: Any) -> None:
         form, text = split(values)
@@ -157,30 +245,6 @@ def build(wiring: Wiring, sidebar: Sidebar, redraw_mask: tuple[str, ...]) -> Non
         data = customdata(event)
         go_to(session, data[0] if isinstance(data, list) and data else data)
 
-    wiring.section("pruning", [steps, curve, slider, stop], draw)
-
-    def guess(request: gr.Request, *values: Any) -> str:
-        try:
-            form, text = split(values)
-            return estimate(wiring, wiring.bench.session(request), form, *text)
-        except InspectorError as error:
-            return str(error)
-
-    def metrics_of(name: str) -> Any:
-        row = METHODS[name]
-        return gr.update(choices=list(row.metrics), value=row.metrics[0])
-
-    method.change(metrics_of, method, metric, show_progress="hidden", api_visibility="private")
-    for each in (*fields, *sidebar.text):
-        each.change(
-            guess,
-            [*fields, *sidebar.text],
-            about,
-            show_progress="hidden",
-            api_visibility="private",
-            trigger_mode="always_last",
-        )
-    wiring.estimates.append((guess, [*fields, *sidebar.text], about))
     wiring.on(go.click, begin, [*fields, *sidebar.text], redraw=["status", "pruning"])
     wiring.on(stop.click, cancel, redraw=["status"])
     wiring.on(
@@ -193,6 +257,37 @@ def build(wiring: Wiring, sidebar: Sidebar, redraw_mask: tuple[str, ...]) -> Non
     )
     for plot in (steps, curve):
         wiring.on(plot.point, click, redraw=[*redraw_mask, "pruning"], with_event=True)
+
+
+def split(values: tuple[Any, ...]) -> tuple[dict[str, Any], tuple[Any, ...]]:
+    """The form by its names, and the fields of the text."""
+    return dict(zip(FORM, values, strict=False)), values[len(FORM) :]
+
+
+def _wire_form(wiring: Wiring, sidebar: Sidebar, fields: list[Any], about: Any) -> None:
+    """Let the form follow the method, and the words beside Start follow the form."""
+    method, metric, _, stop, *_ = fields
+
+    def guess(request: gr.Request, *values: Any) -> str:
+        try:
+            form, text = split(values)
+            return estimate(wiring, wiring.bench.session(request), form, *text)
+        except InspectorError as error:
+            return str(error)
+
+    def follow(name: str, counted: str) -> Any:
+        row = METHODS[name]
+        return (
+            gr.update(choices=list(row.metrics), value=row.metrics[0]),
+            gr.update(choices=_stops(row), value=counted),
+        )
+
+    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    method.change(follow, [method, stop], [metric, stop], **quiet)
+    inputs = [*fields, *sidebar.text]
+    for each in inputs:
+        each.change(guess, inputs, about, trigger_mode="always_last", **quiet)
+    wiring.estimates.append((guess, inputs, about))
 
 
 def go_to(session: Session, step: Any) -> None:

@@ -170,7 +170,7 @@ def require_drawable(result: Result) -> None:
             named = [result.turn, result.growth]
         if isinstance(result, Trajectory):
             named = [step.scores for step in result.steps]
-            named += [dict.fromkeys(step.removed) for step in result.steps]
+            named += [dict.fromkeys([*each.removed, *each.restored]) for each in result.steps]
             masks = [Mask.parse(step.mask, result.depth) for step in result.steps]
             if [step.step for step in result.steps] != list(range(len(masks))):
                 raise ResultError("its steps are not numbered from 0 on")

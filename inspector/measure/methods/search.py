@@ -1,0 +1,136 @@
+"""What a method is given, what it proposes at a step, and how it decides between candidates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from inspector.errors import MaskError, ResultError
+from inspector.measure.corpus import Windows
+from inspector.measure.methods import Method
+from inspector.measure.methods.choices import Group
+from inspector.model.loaded import LoadedModel
+from inspector.units import KINDS, Mask, Unit
+
+
+@dataclass(frozen=True)
+class Search:
+    """A method at work: what it searches in, by which score, and for how many steps at most."""
+
+    loaded: LoadedModel
+    windows: Windows
+    row: Method
+    metric: str
+    groups: tuple[Group, ...]
+    steps: int
+    as_published: bool = False
+    protect_first_until: float | None = None
+    seed: int = 0
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What was asked for besides the method, its score and the candidates."""
+        return {
+            "as_published": self.as_published,
+            "protect_first_until": self.protect_first_until,
+            "seed": self.seed if self.metric == "random" else None,
+        }
+
+    def allowed(self, left: Sequence[Group], gone: int) -> list[Group]:
+        """The candidates out of `left` that may go after `gone` removals."""
+        first = barred(self, gone)
+        return [group for group in left if group[0].layer >= first]
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What a method does next, and why.
+
+    `scores` has every candidate's score by unit text; both units of a whole layer carry the
+    layer's. `fresh` tells that they were measured under the mask as it is, and not earlier.
+    """
+
+    scores: dict[str, float]
+    fresh: bool
+    removed: list[Unit]
+    restored: list[Unit]
+
+    def applied(self, mask: Mask) -> Mask:
+        """The mask after it."""
+        return mask.unmute(self.restored).mute(self.removed)
+
+
+def by_unit(scores: Mapping[Group, float]) -> dict[str, float]:
+    """Scores by unit text: each unit carries that of its group."""
+    return {str(unit): score for group, score in scores.items() for unit in group}
+
+
+def lowest(search: Search, groups: Iterable[Group], scores: Mapping[Group, float]) -> Group:
+    """The candidate with the lowest score, ties by the method's order; NaN counts as the worst."""
+    row = search.row
+    order = ORDERS[(search.as_published and row.published_order) or row.order]
+
+    def score(group: Group) -> float:
+        value = scores[group]
+        return math.inf if math.isnan(value) else value
+
+    return min(sorted(groups, key=lambda group: order(search.loaded, group[0])), key=score)
+
+
+ORDERS: dict[str, Callable[[LoadedModel, Unit], Any]] = {
+    "forward": lambda _, unit: (unit.layer, KINDS.index(unit.kind)),
+    "attn_first": lambda _, unit: (KINDS.index(unit.kind), unit.layer),
+    "module": lambda loaded, unit: f"{unit.layer}.{loaded.family.modules(unit.kind)[-1]}",
+}
+"""What equal scores are sorted by; the names of modules differ from the layer's number on."""
+
+
+def barred(search: Search, gone: int) -> int:
+    """How many layers, from the first on, nothing may be removed from after `gone` removals.
+
+    FinerCut's code, for M units and ``-x X``: int(M X / 2) + 1 layers until int(M X) + 1 units are
+    gone; and layer 0 from the first removal.
+    """
+    units, x = len(KINDS) * search.loaded.depth, search.protect_first_until
+    if x is not None and gone <= int(units * x):
+        return int(units * x / 2) + 1
+    return int(search.as_published and search.row.bars_first and not gone)
+
+
+def check_bars(search: Search) -> None:
+    """Refuse bars on first layers under which the method would run dry.
+
+    Raises:
+        MaskError: they make no sense for this method, are out of range, or leave too little.
+    """
+    x = search.protect_first_until
+    if x is None:
+        if not search.allowed(search.groups, 0):
+            raise MaskError("--as-published bars layer 0 at first, and nothing else may go here.")
+        return
+    if not search.row.bars_first:
+        raise MaskError(f"{search.row.name} bars no first layers: leave out --protect-first-until.")
+    if not 0 < x < 1:
+        raise MaskError("--protect-first-until takes a share between 0 and 1, such as 0.4.")
+    until = int(len(KINDS) * search.loaded.depth * x) + 1
+    free = len(search.allowed(search.groups, 0))
+    if free < min(until, search.steps):
+        raise MaskError(
+            f"--protect-first-until {x:g} bars layers 0 to {barred(search, 0) - 1} until {until} "
+            f"units are gone, and only {free} others can go: choose a smaller share."
+        )
+
+
+def need_layers(loaded: LoadedModel, what: str) -> None:
+    """Refuse a model that cannot be run layer by layer.
+
+    Raises:
+        ResultError: says why, and what to use instead.
+    """
+    if loaded.not_replayable:
+        raise ResultError(
+            f"{what} needs a model that runs layer by layer, and here {loaded.not_replayable}: "
+            "use a method that goes by perplexity instead."
+        )

@@ -1,0 +1,224 @@
+"""Short, obvious, slow selection methods, by the definitions as they stand in the papers.
+
+What a method would do is a list of steps: which units are gone after it, and every candidate's
+score before it. Whole layers are numbers here; streams come from hooks on one plain forward pass,
+and gradients from one plain backward pass of a copy in float64.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import random
+from collections.abc import Callable, Iterable
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+
+from inspector.model.families import FAMILIES, TINY_COMMON
+from inspector.model.loaded import LoadedModel
+from inspector.model.loading import load
+from inspector.units import Unit, all_units
+from tests import plain
+
+Plan = list[tuple[set[str], dict[str, float]]]
+"""A step: the texts of all units that are gone after it, and the scores that led to it."""
+
+
+@cache
+def deep(model_type: str, depth: int = 8) -> LoadedModel:
+    """A tiny model with more layers than the others have."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(TINY_COMMON, "num_hidden_layers", depth)
+        own = FAMILIES[model_type].tiny
+        if "layer_types" in own:
+            patch.setitem(own, "layer_types", own["layer_types"][:2] * (depth // 2))
+        return load(f"tiny:{model_type}", dtype="fp32")
+
+
+def layer(number: int) -> list[Unit]:
+    return [Unit(number, "attn"), Unit(number, "ffn")]
+
+
+def layers(numbers: Iterable[int]) -> list[Unit]:
+    return [unit for number in numbers for unit in layer(number)]
+
+
+def texts(units: Iterable[Unit]) -> set[str]:
+    return {str(unit) for unit in units}
+
+
+def on_units(scores: dict[int, float]) -> dict[str, float]:
+    """Scores of layers as results have them: on both units."""
+    return {str(unit): score for number, score in scores.items() for unit in layer(number)}
+
+
+@torch.no_grad()
+def streams(loaded: LoadedModel, ids: torch.Tensor, gone: Iterable[Unit] = ()) -> torch.Tensor:
+    """What enters each layer and what leaves the last, [L+1, W, T, H] in float64."""
+    found: list[torch.Tensor] = []
+
+    def entering(_: Any, args: Any, kwargs: Any) -> None:
+        found.append(args[0] if args else kwargs["hidden_states"])
+
+    def leaving(_: Any, __: Any, output: Any) -> None:
+        found.append(output[0] if isinstance(output, tuple) else output)
+
+    handles = [each.register_forward_pre_hook(entering, with_kwargs=True) for each in loaded.layers]
+    handles.append(loaded.layers[-1].register_forward_hook(leaving))
+    try:
+        plain.logits(loaded, ids, gone)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return torch.stack(found).double()
+
+
+def cosine(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return (x * y).sum(-1) / (x.norm(dim=-1) * y.norm(dim=-1))
+
+
+# Scores of whole layers
+
+
+def influence(loaded: LoadedModel, ids: torch.Tensor) -> dict[int, float]:
+    x = streams(loaded, ids)
+    return {i: 1 - float(cosine(x[i], x[i + 1]).mean()) for i in range(loaded.depth)}
+
+
+@torch.no_grad()
+def influence_after_norm(loaded: LoadedModel, ids: torch.Tensor) -> dict[int, float]:
+    """With the model's own hidden states, the last of which is after the final norm."""
+    x = loaded.model(ids, output_hidden_states=True, use_cache=False).hidden_states
+    x = [each.double() for each in x]
+    return {i: 1 - float(cosine(x[i], x[i + 1]).mean()) for i in range(loaded.depth)}
+
+
+def flat_influence(loaded: LoadedModel, ids: torch.Tensor) -> dict[int, float]:
+    """One cosine over everything laid end to end; the last layer has none."""
+    x = streams(loaded, ids).flatten(1)
+    return {i: 1 - float(cosine(x[i], x[i + 1])) for i in range(loaded.depth - 1)}
+
+
+def magnitude(order: int) -> Callable[..., dict[int, float]]:
+    def of(loaded: LoadedModel, ids: torch.Tensor) -> dict[int, float]:
+        return {
+            i: sum(
+                float(w.double().abs().pow(order).sum() ** (1 / order)) for w in each.parameters()
+            )
+            for i, each in enumerate(loaded.layers)
+        }
+
+    return of
+
+
+def taylor(loaded: LoadedModel, ids: torch.Tensor) -> dict[int, float]:
+    """|W * gradient| summed over each layer's weights; one backward pass over the whole text."""
+    model: Any = copy.deepcopy(loaded.model).double().requires_grad_()
+    logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
+    torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()).backward()
+    found = {}
+    for i, each in enumerate(model.get_submodule(loaded.family.layers)):
+        used = [w for w in each.parameters() if w.grad is not None]
+        found[i] = sum(float((w.detach() * w.grad).abs().sum()) for w in used)
+    return found
+
+
+def perplexity_without(loaded: LoadedModel, ids: torch.Tensor) -> dict[int, float]:
+    return {i: math.exp(nll(loaded, ids, layer(i))) for i in range(loaded.depth)}
+
+
+def nll(loaded: LoadedModel, ids: torch.Tensor, gone: Iterable[Unit]) -> float:
+    return plain.costs(loaded, ids, gone, rows=len(ids))["nll"]
+
+
+def drawn(loaded: LoadedModel, ids: torch.Tensor, seed: int = 0) -> dict[int, float]:
+    generator = random.Random(seed)
+    return {i: generator.random() for i in range(loaded.depth)}
+
+
+def behind(loaded: LoadedModel, ids: torch.Tensor) -> dict[int, float]:
+    return {i: loaded.depth - 1 - i for i in range(loaded.depth)}
+
+
+# Scores of units
+
+
+def turns(
+    loaded: LoadedModel, ids: torch.Tensor, kinds: tuple[str, ...], gone: list[Unit]
+) -> dict[str, float]:
+    """1 - mean cos(x, x + f). The stream behind an attention leaves its layer without the FFN."""
+    x, found = streams(loaded, ids, gone), {}
+    for i in range(loaded.depth):
+        between = streams(loaded, ids, [*gone, Unit(i, "ffn")])[i + 1]
+        for kind, before, after in (("attn", x[i], between), ("ffn", between, x[i + 1])):
+            if kind in kinds and Unit(i, kind) not in gone:
+                found[f"{i}.{kind}"] = 1 - float(cosine(before, after).mean())
+    return found
+
+
+# Ways
+
+
+def one_shot_layers(scores: dict[int, float], candidates: Iterable[int], remove: int) -> Plan:
+    """Scored once, removed from the lowest on."""
+    left, gone, plan = list(candidates), [], []
+    for _ in range(remove):
+        seen = on_units({i: scores[i] for i in left})
+        best = min(left, key=lambda i: scores[i])
+        left.remove(best)
+        gone.append(best)
+        plan.append((texts(layers(gone)), seen))
+    return plan
+
+
+def drop(
+    loaded: LoadedModel, ids: torch.Tensor, kinds: tuple[str, ...], remove: int, *, again: bool
+) -> Plan:
+    """LLM-Drop: by turn, scored once or anew after every removal."""
+    gone: list[Unit] = []
+    plan: Plan = []
+    scores = turns(loaded, ids, kinds, gone)
+    for _ in range(remove):
+        left = [u for u in all_units(loaded.depth) if u not in gone and u.kind in kinds]
+        scores = turns(loaded, ids, kinds, gone) if again else scores
+        seen = {str(unit): scores[str(unit)] for unit in left}
+        gone.append(min(left, key=lambda unit: seen[str(unit)]))
+        plan.append((texts(gone), seen))
+    return plan
+
+
+def greedy_units(
+    loaded: LoadedModel, ids: torch.Tensor, units: list[Unit], metric: str, remove: int
+) -> Plan:
+    steps = plain.greedy(loaded, ids, units, metric, remove=remove, rows=len(ids))
+    gone = [unit for unit, _ in steps]
+    return [(set(gone[: k + 1]), scores) for k, (_, scores) in enumerate(steps)]
+
+
+def sleb(loaded: LoadedModel, ids: torch.Tensor, remove: int) -> Plan:
+    """Greedy over whole layers by the loss; the first and the last stay."""
+    left, gone, plan = list(range(1, loaded.depth - 1)), [], []
+    for _ in range(remove):
+        now = nll(loaded, ids, layers(gone))
+        scores = {i: nll(loaded, ids, layers([*gone, i])) - now for i in left}
+        best = min(left, key=lambda i: scores[i])
+        left.remove(best)
+        gone.append(best)
+        plan.append((texts(layers(gone)), on_units(scores)))
+    return plan
+
+
+def angular(loaded: LoadedModel, ids: torch.Tensor, remove: int) -> Plan:
+    """For every n the window of n layers whose ends' last tokens are least apart."""
+    x, plan = streams(loaded, ids)[:, :, -1], []
+    for n in range(1, remove + 1):
+        angle = {
+            start: float((cosine(x[start], x[start + n]).clamp(-1, 1).arccos() / math.pi).mean())
+            for start in range(loaded.depth - n + 1)
+        }
+        best = min(angle, key=lambda start: angle[start])
+        plan.append((texts(layers(range(best, best + n))), on_units(angle)))
+    return plan
