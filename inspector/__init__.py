@@ -6,7 +6,7 @@ source ──load──> LoadedModel ──.units──> Unit[] ──click / te
    corpus ──windows──> batches ────────────────────────────┤
         ┌────────────┬─────────┬──────────┬────────────────┴─┬───────────┐
     similarity     sweep    pruning   perplexity         benchmark   generation
-        └────────────┴─────────┴── results.py (numpy + provenance) ──────┘
+        └────────────┴─────────┴── results/ (numpy + provenance) ────────┘
                                     │ view/figures.py
                                 go.Figure ──> view/ (Gradio) and cli
 """

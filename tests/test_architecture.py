@@ -19,7 +19,6 @@ RANKS = {
     "errors": 1,
     "assets": 2,
     "units": 2,
-    "jsonable": 2,
     "paired": 2,
     "results": 3,
     "jobs": 3,
@@ -35,7 +34,6 @@ BASE_MAY_IMPORT = {
     "units": set(),
     "jobs": set(),
     "paired": set(),
-    "jsonable": {"numpy"},
     "results": {"numpy"},
 }
 LATE = {"gradio", "lm_eval", "datasets"}

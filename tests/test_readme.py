@@ -13,7 +13,8 @@ from write_readme import MARKED, PARTS, README, pinned, regenerated
 from write_requirements import ROOT
 
 from inspector.cli.commands import build_parser
-from inspector.results import Trajectory, load
+from inspector.results.files import load
+from inspector.results.trajectory import Trajectory
 
 TEXT = README.read_text(encoding="utf-8")
 

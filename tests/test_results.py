@@ -12,24 +12,11 @@ import numpy as np
 import pytest
 
 from inspector.errors import InspectorError, ResultError
-from inspector.results import (
-    FORMAT,
-    KINDS,
-    Benchmark,
-    Flip,
-    Generation,
-    Perplexity,
-    Provenance,
-    Result,
-    Scores,
-    Similarity,
-    Step,
-    TaskScore,
-    Trajectory,
-    from_json,
-    load,
-    save,
-)
+from inspector.results.base import FORMAT, Provenance, Result
+from inspector.results.checks import Benchmark, Flip, Generation, Perplexity, TaskScore
+from inspector.results.files import KINDS, from_json, load, save
+from inspector.results.scores import Scores, Similarity
+from inspector.results.trajectory import Step, Trajectory
 
 DEPTH = 3
 NAN, INF = math.nan, math.inf

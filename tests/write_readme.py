@@ -20,7 +20,7 @@ from inspector.measure.methods import METHODS, SCORES, WAYS
 from inspector.measure.metrics import METRICS
 from inspector.model.families import FAMILIES
 from inspector.model.sources import FORMS
-from inspector.results import KINDS
+from inspector.results.files import KINDS
 
 README = ROOT / "README.md"
 MARKED = re.compile(r"(<!-- made from the code: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -14,7 +14,7 @@ from inspector.errors import ResultError
 from inspector.units import KINDS, Mask
 
 if TYPE_CHECKING:
-    from inspector.results import Result
+    from inspector.results.base import Result
 
 
 def emit(result: Result, args: argparse.Namespace, **options: Any) -> None:
@@ -24,7 +24,7 @@ def emit(result: Result, args: argparse.Namespace, **options: Any) -> None:
         ResultError: the file cannot be written.
     """
     from inspector.cli.summaries import summary
-    from inspector.results import save
+    from inspector.results.files import save
 
     result = stamped(result, args)
     if args.output:
@@ -54,7 +54,8 @@ def save_partial(partial: Any, args: argparse.Namespace) -> str | None:
     path = getattr(args, "output", None)
     if partial is None or not path:
         return None
-    from inspector.results import Result, save
+    from inspector.results.base import Result
+    from inspector.results.files import save
 
     if not isinstance(partial, Result):
         return None

@@ -32,7 +32,7 @@ TAIL = "</body>\n</html>\n"
 
 def plot(args: argparse.Namespace, meter: Meter) -> None:
     """Write every figure of saved results into one HTML file that needs nothing else."""
-    from inspector.results import load
+    from inspector.results.files import load
     from inspector.view.figures import figures_of
 
     results = [load(path) for path in args.results]

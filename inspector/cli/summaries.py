@@ -8,15 +8,10 @@ from typing import Any
 
 from inspector.cli.text import number, printable, table
 from inspector.paired import Paired
-from inspector.results import (
-    Benchmark,
-    Generation,
-    Perplexity,
-    Result,
-    Scores,
-    Similarity,
-    Trajectory,
-)
+from inspector.results.base import Result
+from inspector.results.checks import Benchmark, Generation, Perplexity
+from inspector.results.scores import Scores, Similarity
+from inspector.results.trajectory import Trajectory
 from inspector.units import KINDS, Mask
 
 Summary = Callable[..., str]

@@ -23,7 +23,7 @@ from inspector.measure.scoring import memory_levers
 from inspector.measure.tasks import Found, find, fingerprint
 from inspector.model.loaded import LoadedModel
 from inspector.model.surgery import muted
-from inspector.results import Benchmark, Flip, TaskScore
+from inspector.results.checks import Benchmark, Flip, TaskScore
 from inspector.units import Mask
 
 BATCH = 8

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from inspector.errors import MaskError
 
 if TYPE_CHECKING:
-    from inspector.results import Step
+    from inspector.results.trajectory import Step
 
 Size = tuple[int, int]
 """Parameters, and KV bytes per token."""

@@ -17,7 +17,7 @@ from inspector.jobs import Progress, silent
 from inspector.measure.scoring import memory_levers
 from inspector.model.loaded import LoadedModel
 from inspector.model.surgery import muted
-from inspector.results import Generation
+from inspector.results.checks import Generation
 from inspector.units import Mask
 
 EVERY = 4

@@ -14,7 +14,7 @@ from inspector.errors import TaskError
 from inspector.jobs import Progress
 from inspector.measure.continuations import can_share, log_probabilities
 from inspector.model.loaded import LoadedModel
-from inspector.results import Benchmark
+from inspector.results.checks import Benchmark
 
 
 @dataclass

@@ -11,7 +11,7 @@ from inspector.measure.metrics import METRICS
 from inspector.measure.scoring import groups, memory_levers, window_sums
 from inspector.measure.warm import Warm
 from inspector.model.loaded import LoadedModel
-from inspector.results import Perplexity
+from inspector.results.checks import Perplexity
 from inspector.units import Mask
 
 NOTE = "measuring perplexity"

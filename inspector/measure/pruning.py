@@ -14,7 +14,7 @@ from inspector.measure.methods.choices import Group, choices, reach
 from inspector.measure.methods.search import Proposal, Search, check_bars
 from inspector.measure.perplexity import overlapping, perplexity
 from inspector.model.loaded import LoadedModel
-from inspector.results import Step, Trajectory
+from inspector.results.trajectory import Step, Trajectory
 from inspector.units import Mask
 
 PROPOSE = {

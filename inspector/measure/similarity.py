@@ -18,7 +18,7 @@ from inspector.measure.scoring import groups, memory_levers, through
 from inspector.model.loaded import LoadedModel
 from inspector.model.replay import record
 from inspector.model.surgery import mute_units
-from inspector.results import Similarity
+from inspector.results.scores import Similarity
 from inspector.units import Mask, Unit
 
 NOTE = "comparing the residual stream between layers"

@@ -33,7 +33,7 @@ from inspector.measure.scoring import (
 from inspector.model.loaded import LoadedModel
 from inspector.model.replay import Calls, record
 from inspector.model.surgery import mute_units
-from inspector.results import Scores
+from inspector.results.scores import Scores
 from inspector.units import KINDS, Mask, Unit
 
 NOTE = "measuring what each unit is worth"

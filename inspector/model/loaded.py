@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from inspector import __version__
 from inspector.errors import MaskError
 from inspector.model.families import Family
-from inspector.results import Provenance
+from inspector.results.base import Provenance
 from inspector.units import Mask, Unit
 
 

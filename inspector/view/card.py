@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from inspector.errors import MaskError, ResultError
-from inspector.results import brief
+from inspector.results.base import brief
 from inspector.units import Mask, all_units
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from inspector.measure.metrics import METRICS
-from inspector.results import Result
+from inspector.results.base import Result
 from inspector.units import Mask, layers
 from inspector.view.grid import layer_map_value, measure
 from inspector.view.session import Session

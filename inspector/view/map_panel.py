@@ -12,7 +12,7 @@ from inspector.errors import InspectorError, MaskError
 from inspector.measure.corpus import DEFAULT_CHECK
 from inspector.measure.metrics import METRICS
 from inspector.measure.perplexity import perplexity
-from inspector.results import Perplexity
+from inspector.results.checks import Perplexity
 from inspector.units import Mask, layers
 from inspector.view import outcomes
 from inspector.view.colours import COLOURS, chosen, map_value

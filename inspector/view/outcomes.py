@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from inspector.results import Benchmark, Perplexity
+from inspector.results.checks import Benchmark, Perplexity
 from inspector.units import Mask
 from inspector.view.session import HISTORY, Session
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from inspector.assets import asset
 from inspector.errors import InspectorError, ResultError
-from inspector.results import Result, load, save
+from inspector.results.base import Result
+from inspector.results.files import load, save
 from inspector.view.card import Card
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")

@@ -9,7 +9,10 @@ from typing import Any
 
 from inspector.errors import InspectorError
 from inspector.jobs import Job
-from inspector.results import Benchmark, Generation, Result, Scores, Similarity, Trajectory
+from inspector.results.base import Result
+from inspector.results.checks import Benchmark, Generation
+from inspector.results.scores import Scores, Similarity
+from inspector.results.trajectory import Trajectory
 from inspector.units import Mask
 from inspector.view.card import Card
 

@@ -21,7 +21,7 @@ from inspector.measure.corpus import (
 )
 from inspector.model.loading import DEVICES, DTYPES, size_of
 from inspector.model.sources import BUNDLED, bundled_file, cached_models
-from inspector.results import brief
+from inspector.results.base import brief
 from inspector.view.session import Session
 from inspector.view.wiring import Wiring
 

@@ -21,7 +21,7 @@ from inspector.measure.warm import Warm
 from inspector.model.loaded import LoadedModel
 from inspector.model.loading import free, load, size_of
 from inspector.model.sources import BUNDLED, bundled_file, parse
-from inspector.results import Result
+from inspector.results.base import Result
 from inspector.view import outcomes, runs
 from inspector.view.card import Card
 from inspector.view.session import Session

@@ -31,8 +31,11 @@ from inspector.measure.sweep import sweep
 from inspector.measure.tasks import DEFAULT_TASKS
 from inspector.model.loaded import LoadedModel
 from inspector.model.loading import load
-from inspector.results import Provenance, Result, Scores, Step, Trajectory, from_json
-from inspector.results import load as load_result
+from inspector.results.base import Provenance, Result
+from inspector.results.files import from_json
+from inspector.results.files import load as load_result
+from inspector.results.scores import Scores
+from inspector.results.trajectory import Step, Trajectory
 from inspector.units import Mask
 
 MODEL = "tiny:llama"
@@ -451,7 +454,9 @@ def test_plot_draws_every_figure_of_saved_results(
 
 
 def test_a_plot_runs_nothing_that_a_result_says(tmp_path: Path) -> None:
-    from inspector.results import Perplexity, Provenance, save
+    from inspector.results.base import Provenance
+    from inspector.results.checks import Perplexity
+    from inspector.results.files import save
 
     attack = "</script><script>window.attacked = 1</script><img src=x onerror=attacked()>"
     made = Provenance(attack, attack, "llama", "float32", "cpu", 4, {"name": attack})

@@ -16,7 +16,9 @@ import pytest
 from inspector.cli import main
 from inspector.jobs import Cancelled
 from inspector.model.tiny import tiny_tokenizer
-from inspector.results import Scores, Trajectory, load
+from inspector.results.files import load
+from inspector.results.scores import Scores
+from inspector.results.trajectory import Trajectory
 
 MODEL = "tiny:llama"
 SMALL = ["--samples", "2", "--length", "32"]

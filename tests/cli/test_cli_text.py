@@ -10,7 +10,9 @@ import pytest
 from inspector.cli.progress import CLEAR_LINE, Meter, describe, duration
 from inspector.cli.summaries import SUMMARIES, summary
 from inspector.cli.text import number, printable, table
-from inspector.results import KINDS, Benchmark, Flip, Generation, Perplexity, Provenance, TaskScore
+from inspector.results.base import Provenance
+from inspector.results.checks import Benchmark, Flip, Generation, Perplexity, TaskScore
+from inspector.results.files import KINDS
 
 MADE = Provenance("tiny:llama", "random", "llama", "float32", "cpu", 4)
 

@@ -27,7 +27,8 @@ from inspector.measure.tasks import DEFAULT_TASKS, find, read_items
 from inspector.model.loaded import LoadedModel
 from inspector.model.loading import load
 from inspector.model.surgery import muted, replaced
-from inspector.results import Benchmark, from_json
+from inspector.results.checks import Benchmark
+from inspector.results.files import from_json
 from inspector.units import Mask
 
 LIMIT = 24

@@ -18,7 +18,8 @@ from inspector.model.loaded import LoadedModel
 from inspector.model.loading import load
 from inspector.model.surgery import muted, replaced
 from inspector.model.tiny import tiny_tokenizer
-from inspector.results import Generation, from_json
+from inspector.results.checks import Generation
+from inspector.results.files import from_json
 from inspector.units import Mask
 
 PROMPT = "The layers of the model are"

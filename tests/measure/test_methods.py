@@ -23,7 +23,7 @@ from inspector.measure.perplexity import perplexity
 from inspector.measure.pruning import prune
 from inspector.model.loaded import LoadedModel
 from inspector.model.loading import load
-from inspector.results import Trajectory
+from inspector.results.trajectory import Trajectory
 from inspector.units import KINDS, Mask, Unit, all_units
 from tests import plain
 from tests import plain_methods as slow

@@ -13,7 +13,8 @@ from inspector.errors import MaskError
 from inspector.measure.perplexity import nll, perplexity
 from inspector.model.loaded import LoadedModel
 from inspector.model.loading import load
-from inspector.results import Perplexity, from_json
+from inspector.results.checks import Perplexity
+from inspector.results.files import from_json
 from inspector.units import Mask
 from tests import plain
 

@@ -17,7 +17,7 @@ from inspector.measure.methods import METHODS
 from inspector.measure.perplexity import perplexity
 from inspector.measure.pruning import prune
 from inspector.model.loaded import LoadedModel
-from inspector.results import Trajectory
+from inspector.results.trajectory import Trajectory
 from inspector.units import KINDS, Mask, Unit, all_units
 from tests import plain
 

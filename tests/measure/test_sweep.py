@@ -19,7 +19,7 @@ from inspector.measure.pruning import prune
 from inspector.measure.similarity import similarity
 from inspector.measure.sweep import candidates, sweep
 from inspector.model.loaded import LoadedModel
-from inspector.results import Scores
+from inspector.results.scores import Scores
 from inspector.units import Mask, Unit, all_units
 from tests import plain
 

@@ -22,7 +22,8 @@ from inspector.measure.similarity import similarity
 from inspector.measure.sweep import sweep
 from inspector.model.loaded import LoadedModel
 from inspector.model.loading import load
-from inspector.results import Result, save
+from inspector.results.base import Result
+from inspector.results.files import save
 from inspector.view import page, runs
 from inspector.view.card import Card
 from inspector.view.session import Session

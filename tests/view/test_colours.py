@@ -8,7 +8,9 @@ from dataclasses import replace
 import pytest
 
 from inspector.model.loaded import LoadedModel
-from inspector.results import Result, Scores, Similarity, Trajectory
+from inspector.results.base import Result
+from inspector.results.scores import Scores, Similarity
+from inspector.results.trajectory import Trajectory
 from inspector.units import Mask, all_units
 from inspector.view.card import Card
 from inspector.view.colours import COLOURS, chosen, map_value

@@ -17,18 +17,10 @@ from inspector.measure.corpus import Windows
 from inspector.measure.methods import METHODS, window
 from inspector.measure.pruning import prune
 from inspector.model.loaded import LoadedModel
-from inspector.results import (
-    Benchmark,
-    Generation,
-    Perplexity,
-    Provenance,
-    Result,
-    Scores,
-    Similarity,
-    Step,
-    TaskScore,
-    Trajectory,
-)
+from inspector.results.base import Provenance, Result
+from inspector.results.checks import Benchmark, Generation, Perplexity, TaskScore
+from inspector.results.scores import Scores, Similarity
+from inspector.results.trajectory import Step, Trajectory
 from inspector.units import KINDS, Mask, all_units
 from inspector.view.figures import angular, curve, figures_of, step_map, stream, sweep, units
 from inspector.view.figures.scores import safest

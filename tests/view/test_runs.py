@@ -13,7 +13,10 @@ import pytest
 from inspector import assets
 from inspector.assets import asset
 from inspector.errors import InspectorError, ResultError
-from inspector.results import Result, Scores, Similarity, Trajectory, save
+from inspector.results.base import Result
+from inspector.results.files import save
+from inspector.results.scores import Scores, Similarity
+from inspector.results.trajectory import Trajectory
 from inspector.view import runs
 from inspector.view.colours import COLOURS, map_value
 from inspector.view.figures import figures_of

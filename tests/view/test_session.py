@@ -9,7 +9,7 @@ import pytest
 
 from inspector.errors import InspectorError, MaskError
 from inspector.model.loaded import LoadedModel
-from inspector.results import Result
+from inspector.results.base import Result
 from inspector.units import Mask
 from inspector.view.card import Card
 from inspector.view.session import SECTIONS, UNDO, Session

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from inspector.model.loaded import LoadedModel
-from inspector.results import Benchmark, Perplexity, Result, TaskScore
+from inspector.results.base import Result
+from inspector.results.checks import Benchmark, Perplexity, TaskScore
 from inspector.view import map_panel, outcomes, sidebar
 from inspector.view.card import Card
 from inspector.view.session import HISTORY, Session

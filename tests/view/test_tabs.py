@@ -12,7 +12,8 @@ import pytest
 from inspector.errors import InspectorError, ResultError
 from inspector.measure.methods import METHODS
 from inspector.measure.pace import Pace
-from inspector.results import Benchmark, Generation, Result, TaskScore
+from inspector.results.base import Result
+from inspector.results.checks import Benchmark, Generation, TaskScore
 from inspector.units import Mask
 from inspector.view.session import Session
 from inspector.view.status import active

@@ -17,7 +17,8 @@ from inspector.measure.corpus import DEFAULT_CHECK, Windows
 from inspector.measure.perplexity import perplexity
 from inspector.measure.sweep import sweep
 from inspector.model import loading
-from inspector.results import Perplexity, Result
+from inspector.results.base import Result
+from inspector.results.checks import Perplexity
 from inspector.units import Mask
 from inspector.view import map_panel, page, runs, workbench
 from inspector.view.session import Session

@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import plotly.graph_objects as go
 
-from inspector.results import Benchmark, Perplexity, Result, Scores, Similarity, Trajectory
+from inspector.results.base import Result
+from inspector.results.checks import Benchmark, Perplexity
+from inspector.results.scores import Scores, Similarity
+from inspector.results.trajectory import Trajectory
 from inspector.view.figures.outcomes import benchmark, perplexity
 from inspector.view.figures.scores import sweep
 from inspector.view.figures.similarity import angular, stream, units

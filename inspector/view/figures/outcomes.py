@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from inspector.paired import Paired
-from inspector.results import Benchmark, Perplexity
+from inspector.results.checks import Benchmark, Perplexity
 from inspector.view.figures.style import (
     GREY,
     MAIN,

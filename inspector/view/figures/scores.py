@@ -6,7 +6,7 @@ import math
 
 import plotly.graph_objects as go
 
-from inspector.results import Scores
+from inspector.results.scores import Scores
 from inspector.units import Mask
 from inspector.view.figures.style import (
     ACCENT,

@@ -6,7 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from inspector.errors import ResultError
-from inspector.results import Similarity
+from inspector.results.scores import Similarity
 from inspector.view.figures.style import (
     ACCENT,
     ONE_SIDED,

@@ -15,7 +15,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.colors import diverging, sequential
 
-from inspector.results import Result
+from inspector.results.base import Result
 from inspector.units import KINDS
 
 KIND_WORDS = {"attn": "attention", "ffn": "FFN"}

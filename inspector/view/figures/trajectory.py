@@ -10,7 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from inspector.results import STATUSES, Trajectory
+from inspector.results.trajectory import STATUSES, Trajectory
 from inspector.view.figures.style import (
     ACCENT,
     GREY,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from inspector.results import STATUSES, Step, Trajectory
+from inspector.results.trajectory import STATUSES, Step, Trajectory
 from inspector.units import KINDS, Mask
 from inspector.view.figures.style import in_words, kinds_of, split
 

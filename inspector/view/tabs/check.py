@@ -12,7 +12,7 @@ from inspector.errors import InspectorError, TaskError
 from inspector.measure.benchmark import benchmark
 from inspector.measure.generation import generate
 from inspector.measure.perplexity import perplexity
-from inspector.results import Benchmark, Flip, Perplexity
+from inspector.results.checks import Benchmark, Flip, Perplexity
 from inspector.view import figures, outcomes
 from inspector.view.commands import command
 from inspector.view.plot import Plot

@@ -11,7 +11,10 @@ import gradio as gr
 
 from inspector.errors import InspectorError, ResultError
 from inspector.measure.metrics import metric_named
-from inspector.results import Result, Scores, Similarity, Trajectory, from_json
+from inspector.results.base import Result
+from inspector.results.files import from_json
+from inspector.results.scores import Scores, Similarity
+from inspector.results.trajectory import Trajectory
 from inspector.units import Mask, all_units
 from inspector.view import runs
 from inspector.view.figures import figures_of

@@ -1,0 +1,83 @@
+"""What a pruning run removed, step by step."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
+
+from inspector.errors import ResultError
+from inspector.results.base import Result
+from inspector.results.jsonable import number, numbers
+
+STATUSES = ("exact", "lower_bound", "stale")
+"""What a score in a trajectory is: measured on all windows under that step's mask, a lower bound of
+it because the search broke off early, or carried over from an earlier step."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a trajectory; step 0 is the baseline, with nothing removed and no scores.
+
+    `mask` is the text of all that is muted after the step, `scores` every candidate's score before
+    it (unit text to number, lower = safer to remove) and `score_status` one of `STATUSES` each.
+    Where whole layers go, each unit carries its layer's score; where windows of layers go, that of
+    the window which begins with its layer. `restored` are units that the run had removed and
+    brought back. `perplexity` is that of `mask` on the check text; `parameters` (tied weights once)
+    and `kv_bytes_per_token` are what is left.
+    """
+
+    step: int
+    mask: str
+    removed: list[str]
+    restored: list[str]
+    scores: dict[str, float]
+    score_status: dict[str, str]
+    perplexity: float
+    parameters: int
+    kv_bytes_per_token: int
+    seconds: float = math.nan
+
+    def __post_init__(self) -> None:
+        """Check the statuses, and that every score has one."""
+        object.__setattr__(self, "scores", numbers(self.scores))
+        object.__setattr__(self, "perplexity", number(self.perplexity))
+        object.__setattr__(self, "seconds", number(self.seconds))
+        unknown = set(self.score_status.values()) - set(STATUSES)
+        if unknown or set(self.score_status) != set(self.scores):
+            raise ResultError(f"step {self.step}: every score needs a status out of {STATUSES}.")
+
+
+@dataclass(frozen=True)
+class Trajectory(Result):
+    """What a method removed, step by step. `mask` is the one that it started from.
+
+    `check_corpus` describes the text of the recorded perplexities; it equals the search text
+    (`provenance.corpus`) unless another was asked for, and figures say which. `finished` is False
+    for a run that was cancelled or is still going on. `options` are those of `measure.pruning` that
+    were not left at their defaults: only, protect, protect_first_until, as_published, and the seed
+    of a method that draws at random.
+    """
+
+    kind: ClassVar[str] = "trajectory"
+
+    method: str
+    metric: str
+    steps: list[Step]
+    check_corpus: dict[str, Any] = field(default_factory=dict)
+    finished: bool = True
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def _from_json(cls, data: dict[str, Any]) -> Self:
+        return super()._from_json({**data, "steps": [Step(**step) for step in data["steps"]]})
+
+    @property
+    def removed(self) -> list[str]:
+        """Unit texts in the order of their removal."""
+        return [unit for step in self.steps for unit in step.removed]
+
+    @property
+    def checked_on_search_text(self) -> bool:
+        """Whether the recorded perplexities are on the very text that the search used."""
+        return self.check_corpus == self.provenance.corpus
