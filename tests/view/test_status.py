@@ -58,7 +58,7 @@ def test_a_running_job_and_those_behind_it(bench: Workbench):
     first.cancel()
     second.cancel()
     go.set()
-    assert second.wait(30)
+    assert first.wait(30) and second.wait(30)
     bench.poll(session)
     assert active(session) == [] and status_html(bench, session) == ""
 
