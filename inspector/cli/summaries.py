@@ -130,7 +130,7 @@ def perplexity(result: Perplexity) -> str:
     end = ""
     if baseline:
         rows.append(_perplexity_row("untouched model", baseline))
-        end = f"\n\nratio: {number(result.perplexity / baseline['perplexity'])}"
+        end = f"\n\nratio: {number(result.perplexity / baseline['perplexity'])}{_ratios(result)}"
     title = f"Perplexity, windows of {result.length} tokens every {result.stride}, lower = better"
     header = ["", "perplexity", "NLL (nats/token)", "tokens predicted"]
     return f"{title}\n\n{table(header, rows)}{end}"
@@ -199,6 +199,19 @@ def _perplexity_row(name: str, values: dict[str, Any]) -> list[str]:
 
 def _perplexity(value: float) -> str:
     return f"{value:,.2f}" if value < 1e9 else number(value)
+
+
+def _ratios(result: Perplexity) -> str:
+    """The 95 % interval of the ratio of the perplexities, from the windows' NLLs."""
+    change = result.change
+    if change is None or not result.mask or not math.isfinite(change.low):
+        return ""
+    low, high = (number(_exp(end)) for end in (change.low, change.high))
+    return f" (95 %: {low} to {high}, over {change.items} windows)"
+
+
+def _exp(value: float) -> float:
+    return math.exp(min(value, 700.0))
 
 
 def _change(change: Paired | None) -> str:

@@ -11,7 +11,7 @@ from inspector.measure.metrics import METRICS
 from inspector.measure.scoring import groups, memory_levers, window_sums
 from inspector.measure.warm import Warm
 from inspector.model.loaded import LoadedModel
-from inspector.results.checks import Perplexity
+from inspector.results.checks import Perplexity, Untouched
 from inspector.units import Mask
 
 NOTE = "measuring perplexity"
@@ -22,7 +22,7 @@ def perplexity(
     windows: Windows,
     mask: Mask,
     *,
-    baseline: dict[str, float] | None = None,
+    baseline: Untouched | None = None,
     warm: Warm | None = None,
     progress: Progress = silent,
 ) -> Perplexity:
@@ -35,8 +35,8 @@ def perplexity(
         loaded: the model.
         windows: the text, [W, T] token ids.
         mask: what is muted.
-        baseline: the untouched model's perplexity, nll and tokens on these very windows, where they
-            are known already; measured here otherwise.
+        baseline: what the untouched model has on these very windows, where it is known already;
+            measured here otherwise.
         warm: streams of these very windows, kept from the mask before; what they share with this
             one is not computed again. They are those of this mask afterwards.
         progress: called after every few windows.
@@ -50,46 +50,47 @@ def perplexity(
     own = progress
     if baseline is None and len(mask):
         own = part(progress, 1, 1, 2)
-        total, tokens = nll(loaded, windows, loaded.empty(), progress=part(progress, 0, 1, 2))
-        baseline = _summary(total, tokens)
-    total, tokens = nll(loaded, windows, mask, warm=warm, progress=own)
-    here = _summary(total, tokens)
+        first = part(progress, 0, 1, 2)
+        baseline = _untouched(losses(loaded, windows, loaded.empty(), progress=first))
+    found = losses(loaded, windows, mask, warm=warm, progress=own)
+    here = _untouched(found)
+    there = here if baseline is None else baseline
     return Perplexity(
         provenance=loaded.provenance(corpus=windows.about, started=started),
         mask=str(mask),
-        perplexity=here["perplexity"],
-        nll=here["nll"],
-        tokens=tokens,
+        perplexity=here.summary["perplexity"],
+        nll=here.summary["nll"],
+        tokens=int(here.summary["tokens"]),
         length=windows.ids.shape[1],
         stride=windows.stride,
-        baseline=baseline if baseline is not None else here,
+        baseline=there.summary,
+        each=here.each,
+        baseline_each=there.each,
     )
 
 
-def nll(
+def losses(
     loaded: LoadedModel,
     windows: Windows,
     mask: Mask,
     *,
     warm: Warm | None = None,
     progress: Progress = silent,
-) -> tuple[float, int]:
-    """The total NLL in nats under the mask and the number of tokens it is the sum over."""
-    total, tokens, done = 0.0, 0, 0
+) -> list[tuple[float, int]]:
+    """Of each window the NLL in nats under the mask and the number of tokens it is the sum over."""
+    found: list[tuple[float, int]] = []
     predictions = windows.ids.shape[1] - 1
     known = overlapping(windows)
     pieces = [(windows.ids[:1], 0), (windows.ids[1:], known)] if known else [(windows.ids, 0)]
     with memory_levers(windows.ids.shape[1]):
         for piece, skip in pieces:
             for _, ids in groups(piece):
-                progress(done, len(windows), NOTE)
-                streams = warm.final_streams(done, ids, mask) if warm else None
+                progress(len(found), len(windows), NOTE)
+                streams = warm.final_streams(len(found), ids, mask) if warm else None
                 sums = window_sums(loaded, METRICS["nll"], ids, mask, streams=streams, skip=skip)
-                total += float(sums.sum())
-                tokens += len(ids) * (predictions - skip)
-                done += len(ids)
-    progress(done, len(windows), NOTE)
-    return total, tokens
+                found += [(total, predictions - skip) for total in sums.tolist()]
+    progress(len(found), len(windows), NOTE)
+    return found
 
 
 def overlapping(windows: Windows) -> int:
@@ -97,7 +98,14 @@ def overlapping(windows: Windows) -> int:
     return max(0, windows.ids.shape[1] - 1 - windows.stride)
 
 
-def _summary(total: float, tokens: int) -> dict[str, float]:
+def _untouched(found: list[tuple[float, int]]) -> Untouched:
+    each = [total / tokens if tokens else math.nan for total, tokens in found]
+    return Untouched(summary(found), each)
+
+
+def summary(found: list[tuple[float, int]]) -> dict[str, float]:
+    """Perplexity, nll (mean, nats) and tokens of what `losses` gave."""
+    total, tokens = math.fsum(each for each, _ in found), sum(count for _, count in found)
     mean = total / tokens if tokens else math.nan
     try:
         value = math.exp(mean)

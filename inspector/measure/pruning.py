@@ -12,7 +12,7 @@ from inspector.measure.corpus import Windows
 from inspector.measure.methods import method_named, one_by_one, window
 from inspector.measure.methods.choices import Group, choices, reach
 from inspector.measure.methods.search import Proposal, Search, check_bars
-from inspector.measure.perplexity import overlapping, perplexity
+from inspector.measure.perplexity import losses, overlapping, summary
 from inspector.model.loaded import LoadedModel
 from inspector.results.trajectory import Step, Trajectory
 from inspector.units import Mask
@@ -159,7 +159,7 @@ def _known(search: Search, found: Proposal, check: Windows) -> float | None:
 
 
 def _perplexity(loaded: LoadedModel, check: Windows, mask: Mask) -> float:
-    return perplexity(loaded, check, mask, baseline={}).perplexity
+    return summary(losses(loaded, check, mask))["perplexity"]
 
 
 def _step(

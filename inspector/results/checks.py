@@ -12,11 +12,21 @@ from inspector.results.jsonable import number, numbers
 
 
 @dataclass(frozen=True)
+class Untouched:
+    """The untouched model on a text: its perplexity, nll and tokens, and each window's mean NLL."""
+
+    summary: dict[str, float]
+    each: list[float]
+
+
+@dataclass(frozen=True)
 class Perplexity(Result):
     """exp(`nll`), where `nll` is the total NLL in nats divided by the `tokens` predicted.
 
     Windows of `length` tokens start every `stride` tokens; each scores only what no earlier window
     has scored. `baseline` has perplexity, nll and tokens of the untouched model on the same text.
+    `each` and `baseline_each` are the mean NLLs of the windows, one by one; empty where they are
+    not known.
     """
 
     kind: ClassVar[str] = "perplexity"
@@ -27,12 +37,31 @@ class Perplexity(Result):
     length: int
     stride: int
     baseline: dict[str, float] = field(default_factory=dict)
+    each: list[float] = field(default_factory=list)
+    baseline_each: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Read nulls as NaN."""
         for name in ("perplexity", "nll"):
             object.__setattr__(self, name, number(getattr(self, name)))
         object.__setattr__(self, "baseline", numbers(self.baseline))
+        for name in ("each", "baseline_each"):
+            object.__setattr__(self, name, [number(value) for value in getattr(self, name)])
+
+    @property
+    def change(self) -> Paired | None:
+        """The NLL under the mask minus the untouched model's, window by window.
+
+        None where that is not known, or a window has no finite NLL. Windows count alike in it,
+        which overlapping ones of other sizes do not in `nll`.
+        """
+        known = [*self.each, *self.baseline_each]
+        return paired(self.each, self.baseline_each) if all(map(math.isfinite, known)) else None
+
+    @property
+    def untouched(self) -> Untouched:
+        """What the untouched model's turn has given, to be a baseline again."""
+        return Untouched(self.baseline, self.baseline_each)
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ def note(session: Session, kind: str, result: Any) -> None:
     """Take a finished check into the history; other results leave it alone."""
     if kind == "live" and isinstance(result, Perplexity):
         session.live["result"] = result
-        session.baselines[text_key(result.provenance.corpus)] = result.baseline
+        session.baselines[text_key(result.provenance.corpus)] = result.untouched
         session.touch("live")
     elif isinstance(result, Perplexity):
-        session.baselines[text_key(result.provenance.corpus)] = result.baseline
+        session.baselines[text_key(result.provenance.corpus)] = result.untouched
         text = f"perplexity, {_cut(result)}"
         _row(session, result.mask, text, result.perplexity, result.baseline["perplexity"])
     elif isinstance(result, Benchmark):

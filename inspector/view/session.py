@@ -10,7 +10,7 @@ from typing import Any
 from inspector.errors import InspectorError
 from inspector.jobs import Job
 from inspector.results.base import Result
-from inspector.results.checks import Benchmark, Generation
+from inspector.results.checks import Benchmark, Generation, Untouched
 from inspector.results.scores import Scores, Similarity
 from inspector.results.trajectory import Trajectory
 from inspector.units import Mask
@@ -58,7 +58,7 @@ class Session:
     step: int | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
     live: dict[str, Any] = field(default_factory=dict)
-    baselines: dict[str, dict[str, float]] = field(default_factory=dict)
+    baselines: dict[str, Untouched] = field(default_factory=dict)
     untouched: dict[tuple[Any, ...], Benchmark] = field(
         default_factory=dict
     )  # tasks and limit to the untouched model's result

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 
 from inspector.measure.corpus import windows
-from inspector.measure.perplexity import nll
+from inspector.measure.perplexity import losses
 from inspector.measure.warm import Warm
 from inspector.model.loading import load
 from inspector.units import Mask, Unit
@@ -28,11 +28,11 @@ def main() -> None:
     warm = Warm(loaded, text, bound=options.memory << 20)
     empty = loaded.empty()
 
-    def cold(mask: Mask = empty) -> tuple[float, int]:
-        return nll(loaded, text, mask)
+    def cold(mask: Mask = empty) -> list[tuple[float, int]]:
+        return losses(loaded, text, mask)
 
-    def kept(mask: Mask = empty) -> tuple[float, int]:
-        return nll(loaded, text, mask, warm=warm)
+    def kept(mask: Mask = empty) -> list[tuple[float, int]]:
+        return losses(loaded, text, mask, warm=warm)
 
     cold()  # warm up
     kept()  # fill

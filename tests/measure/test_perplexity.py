@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from inspector.errors import MaskError
-from inspector.measure.perplexity import nll, perplexity
+from inspector.measure.perplexity import losses, perplexity
 from inspector.model.loaded import LoadedModel
 from inspector.model.loading import load
 from inspector.results.checks import Perplexity
@@ -47,9 +47,10 @@ def test_every_stride(llama: LoadedModel, stride: int, whole: bool) -> None:
     loaded = dataclasses.replace(llama, not_replayable="a test says so") if whole else llama
     windows, mask = plain.text(llama, 14, LENGTH, stride=stride), llama.mask("2.ffn")
     total, tokens = plain.perplexity(llama, windows.ids, stride, mask)
-    ours_total, ours_tokens = nll(loaded, windows, mask)
-    assert ours_tokens == tokens
-    assert plain.close(ours_total, total)
+    found = losses(loaded, windows, mask)
+    assert len(found) == 14
+    assert sum(count for _, count in found) == tokens
+    assert plain.close(sum(each for each, _ in found), total)
     # Every token of the text but the first, and the first of each window that overlaps no other.
     text = LENGTH + 13 * stride
     assert tokens == text - 1 - (13 if stride == LENGTH else 0)
@@ -59,8 +60,10 @@ def test_context_makes_no_token_count_twice(llama: LoadedModel) -> None:
     """The same tokens, cut with and without overlap, are each predicted once."""
     overlapping = plain.text(llama, 9, LENGTH, stride=LENGTH // 2)
     apart = dataclasses.replace(overlapping, ids=overlapping.ids[::2], stride=LENGTH)
-    _, more = nll(llama, overlapping, llama.empty())
-    _, fewer = nll(llama, apart, llama.empty())
+    more, fewer = (
+        sum(count for _, count in losses(llama, windows, llama.empty()))
+        for windows in (overlapping, apart)
+    )
     assert more == 9 * (LENGTH // 2) + LENGTH // 2 - 1
     assert fewer == 5 * (LENGTH - 1)
 
@@ -82,19 +85,20 @@ def test_a_known_baseline_is_used_and_not_measured_again(
     llama: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     windows, mask = plain.text(llama, 4, LENGTH), llama.mask("0")
-    baseline = perplexity(llama, windows, llama.empty()).baseline
+    baseline = perplexity(llama, windows, llama.empty()).untouched
     expected = perplexity(llama, windows, mask)
     measured: list[str] = []
     from inspector.measure import perplexity as module
 
     def spy(loaded: Any, windows: Any, mask: Mask, **more: Any) -> Any:
         measured.append(str(mask))
-        return nll(loaded, windows, mask, **more)
+        return losses(loaded, windows, mask, **more)
 
-    monkeypatch.setattr(module, "nll", spy)
+    monkeypatch.setattr(module, "losses", spy)
     ours = perplexity(llama, windows, mask, baseline=baseline)
     assert measured == ["0"]
     assert (ours.nll, ours.baseline) == (expected.nll, expected.baseline)
+    assert ours.baseline_each == expected.baseline_each
     perplexity(llama, windows, mask)
     assert measured == ["0", "", "0"]
 
@@ -105,6 +109,21 @@ def test_what_a_result_says(llama: LoadedModel) -> None:
     assert (ours.mask, ours.length, ours.stride) == ("3", LENGTH, 7)
     assert ours.provenance.corpus == windows.about
     assert ours.perplexity == math.exp(ours.nll)
+
+
+def test_windows_are_compared_one_by_one(llama: LoadedModel) -> None:
+    windows, mask = plain.text(llama, 6, LENGTH), llama.mask("2.ffn")
+    ours = perplexity(llama, windows, mask)
+    for each, muted in ((ours.each, mask), (ours.baseline_each, llama.empty())):
+        totals = [plain.perplexity(llama, row[None], LENGTH, muted)[0] for row in windows.ids]
+        assert [plain.close(a, b / (LENGTH - 1)) for a, b in zip(each, totals, strict=True)]
+        assert len(set(each)) == 6
+    change = ours.change
+    assert change is not None
+    assert change.difference == pytest.approx(ours.nll - ours.baseline["nll"])
+    again = from_json(json.loads(ours.dumps()))
+    assert isinstance(again, Perplexity) and again.change == change
+    assert perplexity(llama, windows, llama.empty()).change is not None
 
 
 def test_progress_rises_to_the_whole(llama: LoadedModel) -> None:
@@ -133,6 +152,7 @@ def test_a_perplexity_beyond_all_bounds() -> None:
     again = from_json(json.loads(ours.dumps()))
     assert isinstance(again, Perplexity)
     assert math.isnan(again.perplexity)
+    assert ours.change is not None
     assert again.nll == ours.nll
 
 

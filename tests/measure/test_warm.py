@@ -10,7 +10,7 @@ import pytest
 from inspector.jobs import Cancelled
 from inspector.measure import warm
 from inspector.measure.corpus import Windows
-from inspector.measure.perplexity import nll, perplexity
+from inspector.measure.perplexity import losses, perplexity
 from inspector.measure.scoring import through
 from inspector.measure.warm import Warm
 from inspector.model.loaded import LoadedModel
@@ -42,7 +42,7 @@ def test_every_step_of_a_walk_equals_the_cold_one(
     kept = Warm(family, windows, bound=boundaries * one)
     for text in WALK:
         mask = family.mask(text)
-        assert nll(family, windows, mask, warm=kept) == nll(family, windows, mask)
+        assert losses(family, windows, mask, warm=kept) == losses(family, windows, mask)
         # Beside the bound there is what enters the first layer, which costs nothing to hold.
         assert kept.bytes <= (min(boundaries, family.depth) + 1) * one
     assert (kept.bytes > 0) == (boundaries > 0)
@@ -53,7 +53,7 @@ def test_any_walk(llama: LoadedModel) -> None:
     kept, mask = Warm(llama, windows), llama.empty()
     for _ in range(25):
         mask = mask.toggle(draw.choice(all_units(llama.depth)))
-        assert nll(llama, windows, mask, warm=kept) == nll(llama, windows, mask)
+        assert losses(llama, windows, mask, warm=kept) == losses(llama, windows, mask)
 
 
 def test_only_what_comes_after_the_change_is_computed(
@@ -76,7 +76,7 @@ def test_only_what_comes_after_the_change_is_computed(
         ("1.attn,3.attn", [1, 2, 3]),
     ):
         ran.clear()
-        nll(llama, windows, llama.mask(text), warm=kept)
+        losses(llama, windows, llama.mask(text), warm=kept)
         assert ran == expected, text
 
 
@@ -88,28 +88,28 @@ def test_a_cancel_leaves_nothing_wrong_behind(llama: LoadedModel) -> None:
         if done > 10:
             raise Cancelled
 
-    nll(llama, windows, llama.empty(), warm=kept)
+    losses(llama, windows, llama.empty(), warm=kept)
     with pytest.raises(Cancelled):
-        nll(llama, windows, llama.mask("1"), warm=kept, progress=stop)
+        losses(llama, windows, llama.mask("1"), warm=kept, progress=stop)
     for text in ("2", "1"):
         mask = llama.mask(text)
-        assert nll(llama, windows, mask, warm=kept) == nll(llama, windows, mask)
+        assert losses(llama, windows, mask, warm=kept) == losses(llama, windows, mask)
 
 
 def test_an_error_inside_a_layer_leaves_nothing_wrong_behind(llama: LoadedModel) -> None:
     windows = plain.text(llama, 3, 30)
     kept = Warm(llama, windows)
-    nll(llama, windows, llama.empty(), warm=kept)
+    losses(llama, windows, llama.empty(), warm=kept)
 
     def broken(*_: object) -> None:
         raise RuntimeError("in the middle")
 
     hook = llama.layers[3].register_forward_pre_hook(broken)
     with pytest.raises(RuntimeError, match="in the middle"):
-        nll(llama, windows, llama.mask("1"), warm=kept)
+        losses(llama, windows, llama.mask("1"), warm=kept)
     hook.remove()
     mask = llama.mask("3.attn")
-    assert nll(llama, windows, mask, warm=kept) == nll(llama, windows, mask)
+    assert losses(llama, windows, mask, warm=kept) == losses(llama, windows, mask)
 
 
 def test_perplexity_takes_it_and_its_baseline_stays_the_untouched_models(

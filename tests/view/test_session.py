@@ -10,6 +10,7 @@ import pytest
 from inspector.errors import InspectorError, MaskError
 from inspector.model.loaded import LoadedModel
 from inspector.results.base import Result
+from inspector.results.checks import Untouched
 from inspector.units import Mask
 from inspector.view.card import Card
 from inspector.view.session import SECTIONS, UNDO, Session
@@ -93,7 +94,7 @@ def test_another_model_of_that_depth_keeps_the_mask_and_drops_the_results(
     session.results = dict(measured)
     session.step, session.history = 2, [{"Check": "x"}]
     session.live["result"] = "old"
-    session.baselines["text"] = {"perplexity": 1.0}
+    session.baselines["text"] = Untouched({"perplexity": 1.0}, [])
     session.attach(other(card), 2)
     assert (str(session.mask), session.generation) == ("1", 2)
     assert (session.results, session.step, session.live, session.history) == ({}, None, {}, [])
@@ -106,7 +107,7 @@ def test_the_same_weights_again_keep_the_results_but_no_baseline(
     session: Session, card: Card, measured: dict[str, Result]
 ):
     session.results = dict(measured)
-    session.baselines["text"] = {"perplexity": 1.0}
+    session.baselines["text"] = Untouched({"perplexity": 1.0}, [])
     session.attach(replace(card, recorded=True), 2)
     assert session.results == measured
     assert session.baselines == {}

@@ -149,7 +149,7 @@ def test_other_results_and_the_live_one_are_no_rows(session: Session, measured: 
     outcomes.note(session, "live", checked(measured, "1", 2.0))
     assert session.history == []
     (baseline,) = session.baselines.values()
-    assert baseline["perplexity"] == 300.25
+    assert baseline.summary["perplexity"] == 300.25
 
 
 def test_the_history_is_bounded(session: Session, measured: dict[str, Result]):

@@ -512,7 +512,7 @@ def test_live_perplexity_is_the_perplexity_and_reuses_the_baseline(
     assert live_value(session).mask == "1,2.ffn"
     assert live_value(session).perplexity == direct.perplexity
     assert live_value(session).baseline == direct.baseline
-    assert given == [None, direct.baseline]
+    assert given == [None, direct.untouched]
     html = map_panel._live_html(session, map_panel.Wiring(ready))
     assert f"{direct.perplexity:.2f}" in html and f"{direct.baseline['perplexity']:.2f}" in html
     assert runs.names() == [] and session.history == []

@@ -49,6 +49,14 @@ def perplexity(result: Perplexity) -> go.Figure:
     top = limits(values.values()).high
     figure.update_xaxes(title_text="perplexity", range=[0, top * 1.15], nticks=6)
     figure.update_yaxes(showgrid=False)
+    change = result.change if result.mask else None
+    ratio = ""
+    if change is not None and math.isfinite(change.low):
+        low, high = (math.exp(min(end, 700.0)) for end in (change.low, change.high))
+        ratio = (
+            f". Between {number(low)} and {number(high)} times the untouched model's "
+            f"(95 %, over {change.items} windows)"
+        )
     baseline = result.baseline
     rows = [(MASKED, result.perplexity, result.nll, result.tokens)]
     if baseline:
@@ -60,7 +68,7 @@ def perplexity(result: Perplexity) -> go.Figure:
         title="Perplexity",
         lines=[
             f"exp of the mean NLL over {result.tokens:,} predicted tokens, windows of "
-            f"{result.length} every {result.stride}. Lower = better",
+            f"{result.length} every {result.stride}. Lower = better{ratio}",
             about(result),
         ],
         csv=csv_text(("model", "perplexity", "nll_nats", "tokens"), rows),
