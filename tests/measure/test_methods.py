@@ -423,6 +423,23 @@ def test_another_seed_is_another_order(llama: LoadedModel, text: Windows) -> Non
     assert len(orders) > 2
 
 
+def test_hidden_states_need_no_layers_run_one_by_one(llama: LoadedModel, text: Windows) -> None:
+    whole = dataclasses.replace(llama, not_replayable="a test says so")
+    ours, theirs = (
+        prune(each, text, llama.empty(), method="shortgpt", remove=2, as_published=True)
+        for each in (whole, llama)
+    )
+    assert [step.scores for step in ours.steps] == [step.scores for step in theirs.steps]
+
+
+@pytest.mark.parametrize("method", ["shortgpt", "bi-flat", "llm-drop-joint", "angular", "taylor"])
+def test_a_text_that_is_taken_a_window_at_a_time(llama: LoadedModel, method: str) -> None:
+    """Sums over the whole text come before cosines, means and absolute values."""
+    windows = plain.text(llama, 3, 150)
+    run = prune(llama, windows, llama.empty(), method=method, remove=2)
+    agrees(run, PLANS[method](llama, windows.ids, 2))
+
+
 # Gradients
 
 

@@ -164,6 +164,9 @@ def test_shares_are_exact(llama: LoadedModel, text: Windows) -> None:
     assert len(run.removed) == 1
     run = prune(llama, text, llama.empty(), method="blockpruner", only="attn", remove_kv="25.1%")
     assert len(run.removed) == 2
+    run = prune(llama, text, llama.empty(), method="blockpruner", remove_kv="25%")
+    assert [unit.partition(".")[2] for unit in run.removed].count("attn") == 1
+    assert taken(run, "kv_bytes_per_token")[-1] == llama.kv_bytes_left(llama.empty()) / 4
     for written in ("50%", "50 %", " 0.5 ", 0.5):
         assert Budget.of(remove_params=written).shares[0] == Fraction(1, 2)
     budget = Budget.of(remove_params=0.07)
