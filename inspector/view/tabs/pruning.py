@@ -219,7 +219,7 @@ def build(wiring: Wiring, sidebar: Sidebar, redraw_mask: tuple[str, ...]) -> Non
     gr.Markdown(ABOUT)
     first = next(iter(METHODS.values()))
     fields = _fields(first)
-    with gr.Row(equal_height=True):
+    with gr.Row(equal_height=True, elem_classes="beside-buttons"):
         about = gr.Markdown(described(first), elem_id="estimate")
         go = gr.Button("Start", variant="primary", scale=0, min_width=110, elem_id="prune-go")
         stop = gr.Button("Cancel", scale=0, min_width=110, elem_id="prune-cancel")
