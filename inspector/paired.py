@@ -35,8 +35,10 @@ class Paired:
         return self.low > 0 or self.high < 0
 
 
-def paired(here: Sequence[float], there: Sequence[float]) -> Paired | None:
+def paired(here: Sequence[float], there: Sequence[float], *, z: float = Z) -> Paired | None:
     """Compare two lists of scores, item by item; None where there are none, or not the same number.
+
+    `z` is how many standard errors the interval reaches to each side.
 
     For scores of 0 and 1 the interval is Agresti and Min's (Statistics in Medicine 2005, the
     adjusted Wald interval: half an item more in each cell of the 2 x 2 table), which holds its
@@ -55,7 +57,7 @@ def paired(here: Sequence[float], there: Sequence[float]) -> Paired | None:
     else:
         middle = mean
         error = statistics.stdev(steps) / math.sqrt(count) if count > 1 else math.nan
-    low, high = middle - Z * error, middle + Z * error
+    low, high = middle - z * error, middle + z * error
     if yes_or_no:
         low, high = max(-1.0, low), min(1.0, high)
     return Paired(mean, low, high, count, gained, lost, _sign_test(gained, lost))

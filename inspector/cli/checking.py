@@ -30,10 +30,17 @@ def bench(args: argparse.Namespace, meter: Meter) -> None:
     if not tasks:
         raise TaskError("no task is named: give --tasks names, a folder or a .jsonl file.")
     loaded, mask = loaded_model(args, meter)
-    from inspector.measure.benchmark import benchmark
-
     progress = meter.phase("running tasks")
-    result = benchmark(loaded, tasks, mask, limit=args.limit, progress=progress)
+    if args.until_decided or args.width is not None:
+        from inspector.measure.sequential import until_decided
+
+        result = until_decided(
+            loaded, tasks, mask, width=args.width, limit=args.limit, progress=progress
+        )
+    else:
+        from inspector.measure.benchmark import benchmark
+
+        result = benchmark(loaded, tasks, mask, limit=args.limit, progress=progress)
     meter.clear()
     emit(result, args)
 

@@ -11,6 +11,7 @@ from inspector import __version__
 from inspector.cli import checking, information, looking, showing
 from inspector.errors import InspectorError
 from inspector.measure.methods import METHODS
+from inspector.measure.suites import SUITES
 from inspector.model.sources import FORMS
 from inspector.units import KINDS
 
@@ -269,14 +270,28 @@ COMMANDS: tuple[Command, ...] = (
                 metavar="T[,T]",
                 default="own",
                 help="own (the set that comes with the program; default), names of lm-eval tasks, "
-                "folders of task YAMLs (which can run code), or .jsonl files with query, choices "
-                "and gold on each line",
+                "a paper's suite of them ("
+                + ", ".join(SUITES)
+                + "), folders of task YAMLs (which can run code), or .jsonl files with query, "
+                "choices and gold on each line",
             ),
             _argument(
                 "--limit",
                 metavar="N",
                 type=int,
                 help="the first N items of each task; default: all",
+            ),
+            _argument(
+                "--until-decided",
+                action="store_true",
+                help="ask on, 50 items of each task at first, only until the difference to the "
+                "untouched model is no chance any more",
+            ),
+            _argument(
+                "--width",
+                metavar="W",
+                type=float,
+                help="as --until-decided, or until the difference is known to plus or minus W",
             ),
             *PLACE,
         ),

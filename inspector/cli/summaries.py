@@ -153,6 +153,8 @@ def benchmark(result: Benchmark) -> str:
     title = f"Mean ± standard error, 0 to 1, higher = better{first}"
     header = ["task", "metric", "this mask", "untouched model", "difference (95 %)", "items"]
     lines = [title, "", table(header, rows, align="<<")]
+    if result.stopped:
+        lines += ["", result.stopped]
     if result.flips:
         count = len(result.flips)
         items = "1 item is" if count == 1 else f"{count} items are"

@@ -118,9 +118,9 @@ def benchmark(
         found = find(tasks, progress=progress)
         known = baseline if len(mask) else None
         turns = 2 if len(mask) and known is None else 1
-        run = partial(_turn, loaded, found, limit=limit, batch=batch, known=baseline)
+        run = partial(take_turn, loaded, found, limit=limit, batch=batch, known=baseline)
         here = run(mask, meter=Meter(progress, "the edited model", 0, turns))
-        report = partial(_result, loaded, mask, found, limit, started, here)
+        report = partial(compare, loaded, mask, found, limit, started, here)
         if known is not None:
             scores = {(row.task, row.metric): _own_score(row) for row in known.tasks}
             return report(Turn(scores, known.picks))
@@ -176,7 +176,7 @@ def _own_score(row: TaskScore) -> Score:
     return Score(row.value, row.stderr, row.items, row.each)
 
 
-def _result(
+def compare(
     loaded: LoadedModel,
     mask: Mask,
     found: Found,
@@ -185,6 +185,7 @@ def _result(
     here: Turn,
     untouched: Turn,
 ) -> Benchmark:
+    """The result of two models' turns; an empty one is that of a model still to be asked."""
     provenance = loaded.provenance(started=started)
     lm_eval = {"lm_eval": importlib.metadata.version("lm_eval")}
     versions = provenance.versions | lm_eval | _item_versions(found)
@@ -227,17 +228,18 @@ def _flips(here: Turn, untouched: Turn) -> list[Flip]:
     ]
 
 
-def _turn(
+def take_turn(
     loaded: LoadedModel,
     found: Found,
     mask: Mask,
     *,
-    limit: int | None,
-    batch: int,
-    known: Benchmark | None,
+    limit: int | None = None,
+    items: range | None = None,
+    batch: int = BATCH,
+    known: Benchmark | None = None,
     meter: Meter,
 ) -> Turn:
-    """Ask everything of the model under one mask."""
+    """Ask everything of the model under one mask: the first `limit` items, or just `items`."""
     from lm_eval.defaults import DEFAULT_OTHER_SEED
     from lm_eval.evaluator import evaluate
 
@@ -259,6 +261,7 @@ def _turn(
                 lm=model,
                 task_dict={"tasks": found.tasks, "groups": found.groups},
                 limit=limit,
+                samples={name: list(items) for name in found.tasks} if items else None,
                 bootstrap_iters=BOOTSTRAPS,
                 log_samples=True,
             )
@@ -267,13 +270,13 @@ def _turn(
             f"out of memory with {batch} requests of up to {meter.longest} tokens at a time: use a "
             "smaller batch, a task with shorter texts, or a smaller dtype (--dtype bf16)."
         ) from error.__cause__
-    picks, items = {}, {}
+    picks, asked = {}, {}
     for name, task in found.tasks.items():
         if task.OUTPUT_TYPE == "multiple_choice":
             rows = _in_order(results["samples"].get(name, []))
             picks[name] = [_pick(row) for row in rows]
-            items[name] = [_item(row) for row in rows]
-    return Turn(_scores(results), picks, items)
+            asked[name] = [_item(row) for row in rows]
+    return Turn(_scores(results), picks, asked)
 
 
 def _in_order(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -1,8 +1,8 @@
 """Which tasks a benchmark is made of: a spec becomes lm-eval tasks, ready to be asked.
 
 A spec is ``own`` (the set that comes with the program), a ``.jsonl`` file of multiple-choice items,
-a folder of lm-eval task YAMLs, or the name of one of lm-eval's own tasks, whose data the hub has.
-The first three need no network.
+a folder of lm-eval task YAMLs, the name of one of lm-eval's own tasks, or of a paper's suite of
+these (see `suites`), whose data the hub has. The first three need no network.
 
 The items of a ``.jsonl`` file are data throughout: they pass through no template. A YAML is a
 program: lm-eval renders its templates and imports the Python functions that it names, so a folder
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from inspector.assets import asset
 from inspector.errors import TaskError
 from inspector.jobs import Progress, silent
+from inspector.measure.suites import SUITES
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
@@ -70,9 +71,11 @@ def find(specs: Iterable[str], *, progress: Progress = silent) -> Found:
             whose data cannot be had now, or one that cannot be run here.
     """
     found = Found()
-    for spec in dict.fromkeys([specs] if isinstance(specs, str) else specs):
+    for spec, shots in _expanded([specs] if isinstance(specs, str) else specs).items():
         progress(0, 1, f"setting up {spec}")
         new = _find(spec)
+        for task in new.tasks.values() if shots is not None else ():
+            task.set_config("num_fewshot", shots)
         for name in new.tasks:
             if name in found.tasks:
                 raise TaskError(
@@ -85,6 +88,15 @@ def find(specs: Iterable[str], *, progress: Progress = silent) -> Found:
         raise TaskError(f"no task is named: {OFFLINE_FORMS}, or name one of lm-eval's.")
     for name, task in found.tasks.items():
         _require_runnable(name, task)
+    return found
+
+
+def _expanded(specs: Iterable[str]) -> dict[str, int | None]:
+    """Each spec once, a suite's tasks in its place; to the examples shown where a suite says so."""
+    found: dict[str, int | None] = {}
+    for spec in specs:
+        for name, shots in SUITES[spec].tasks if spec in SUITES else ((spec, None),):
+            found.setdefault(name, shots)
     return found
 
 

@@ -117,7 +117,7 @@ class Benchmark(Result):
 
     `picks` maps a multiple-choice task to the index of the choice with the largest log-probability,
     item by item, and `baseline_picks` to the untouched model's; `flips` are the items where these
-    differ.
+    differ. `stopped` says why a run that asks no more items than it needs has ended.
     """
 
     kind: ClassVar[str] = "benchmark"
@@ -127,6 +127,7 @@ class Benchmark(Result):
     picks: dict[str, list[int]] = field(default_factory=dict)
     baseline_picks: dict[str, list[int]] = field(default_factory=dict)
     flips: list[Flip] = field(default_factory=list)
+    stopped: str = ""
 
     def untouched(self) -> Benchmark:
         """The untouched model's own result on the same items, to be a baseline again."""

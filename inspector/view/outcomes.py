@@ -6,9 +6,13 @@ from typing import Any
 
 from inspector.results.checks import Benchmark, Perplexity
 from inspector.units import Mask
+from inspector.view.figures.style import csv_text
 from inspector.view.session import HISTORY, Session
 
 COLUMNS = ("Check", "This mask", "Untouched", "Off", "Parameters", "KV B/token", "Mask")
+
+NOTHING = "nothing"
+"""What stands in the table for the empty mask."""
 
 
 def note(session: Session, kind: str, result: Any) -> None:
@@ -32,6 +36,11 @@ def text_key(about: dict[str, Any]) -> str:
     return repr(sorted(about.items()))
 
 
+def csv_of(session: Session) -> str:
+    """The history as CSV, the newest row first."""
+    return csv_text(COLUMNS, (tuple(row.values()) for row in session.history))
+
+
 def _cut(result: Perplexity) -> str:
     made = result.provenance.corpus
     return f"{made.get('name')}, {made.get('windows')} x {result.length}, stride {result.stride}"
@@ -42,6 +51,6 @@ def _row(session: Session, mask: str, check: str, value: float, untouched: float
     off = Mask.parse(mask, card.depth)
     parameters = card.parameters - sum(card.units[str(unit)][0] for unit in off)
     kv = card.kv_bytes - sum(card.units[str(unit)][1] for unit in off)
-    row = [check, value, untouched, len(off), parameters, kv, mask or "nothing"]
+    row = [check, value, untouched, len(off), parameters, kv, mask or NOTHING]
     session.history = [dict(zip(COLUMNS, row, strict=True)), *session.history][:HISTORY]
     session.touch("check")

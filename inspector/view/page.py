@@ -60,7 +60,7 @@ def build(bench: Workbench) -> gr.Blocks:
             with gr.Tab("What next", id="sweep"):
                 sweep.build(wiring, inputs, map_panel.MASK)
             with gr.Tab("Check", id="check"):
-                check.build(wiring, inputs)
+                check.build(wiring, inputs, map_panel.MASK)
             with gr.Tab("Runs", id="runs"):
                 runs.build(wiring)
         wiring.on(cancel.click, _cancel, redraw=["status"])

@@ -23,6 +23,7 @@ from inspector.errors import InspectorError, MaskError, OutOfMemory, ResultError
 from inspector.jobs import Cancelled
 from inspector.measure import tasks
 from inspector.measure.benchmark import BOOTSTRAPS, benchmark
+from inspector.measure.suites import SUITES
 from inspector.measure.tasks import DEFAULT_TASKS, find, read_items
 from inspector.model.loaded import LoadedModel
 from inspector.model.loading import load
@@ -620,6 +621,8 @@ def test_an_unknown_name_gets_the_nearest() -> None:
 def test_all_of_lm_evals_tasks_are_known() -> None:
     said = says(lambda: find(["hellaswagg"]))
     assert "the nearest are hellaswag" in said
+    known = set(tasks._lm_eval_tasks().all_tasks)
+    assert {name for suite in SUITES.values() for name, _ in suite.tasks} <= known
 
 
 @pytest.mark.parametrize("spec", ["no/such/folder", "task.yaml", "items.json", "", "  "])

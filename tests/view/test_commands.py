@@ -183,3 +183,6 @@ def test_benchmark_lines(ready_pages: Pages, monkeypatch: pytest.MonkeyPatch):
     assert [each.limit for each in args] == [40, None, None]
     assert {each.tasks for each in args} == {"own,a folder/of tasks"}
     assert {each.mask for each in args} == {"1"}
+    assert not any(each.until_decided for each in args)
+    ready_pages.fire("benchmark-go", "click", "own", 40, True)
+    assert parsed(lines[-1]).until_decided

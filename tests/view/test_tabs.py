@@ -15,6 +15,7 @@ from inspector.measure.pace import Pace
 from inspector.results.base import Result
 from inspector.results.checks import Benchmark, Generation, TaskScore
 from inspector.units import Mask
+from inspector.view import outcomes
 from inspector.view.session import Session
 from inspector.view.status import active
 from inspector.view.tabs import pruning
@@ -327,6 +328,34 @@ def test_what_a_run_refuses_is_said_in_the_status(
     settle(ready_pages.bench, session, lambda: not active(session))
     assert message in session.errors["pruning"]
     assert "unexpected" not in session.errors["pruning"]
+
+
+def test_a_row_of_the_history_brings_its_mask_back(
+    ready_pages: Pages, session: Session, measured: dict[str, Result]
+):
+    made = measured["sweep"].provenance
+    for text in ("2.ffn", ""):
+        rows = [TaskScore("own", "acc", 0.5, 0.1, 4, 0.5, 0.1)]
+        outcomes.note(session, "benchmark", Benchmark(made, text, rows))
+    session.set_mask(Mask.parse("3", 4))
+
+    def click(*row: Any) -> None:
+        event = gr.EventData(None, {"index": [0, 0], "value": "x", "row_value": list(row)})
+        ready_pages._handler("history", "select")(request("a"), event)
+
+    for text, expected in (("2.ffn", "2.ffn"), ("nothing", "")):
+        click("own, acc, 4 items", "0.5", text)
+        assert str(session.mask) == expected
+    for row in ([], ["3"], ["9.attn"], [None], [["2.ffn"]], ["__import__('os')"]):
+        refused(ready_pages, session, click, *row, match="his row is gone")
+    path = Path(ready_pages.fire("history-csv", "click"))
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert lines[0].split(",")[:2] == ["Check", "This mask"]
+    assert len(lines) == 3 and lines[2].endswith("2.ffn")
+    ready_pages.fire("history-clear", "click", False)  # not confirmed
+    assert len(session.history) == 2
+    ready_pages.fire("history-clear", "click", True)
+    assert session.history == []
 
 
 def test_the_untouched_model_is_benchmarked_once(

@@ -130,6 +130,7 @@ def benchmark(result: Benchmark) -> go.Figure:
         lines=[
             f"Mean and one standard error{limit}. Higher = better"
             + ("; the difference, item by item, with its 95 % interval" if paired else ""),
+            *([html.escape(result.stopped, quote=False)] if result.stopped else []),
             about(result),
         ],
         csv=csv_text(CSV, rows),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from inspector.errors import InspectorError, TaskError
 from inspector.measure.benchmark import benchmark
 from inspector.measure.generation import generate
 from inspector.measure.perplexity import perplexity
+from inspector.measure.sequential import until_decided
 from inspector.results.checks import Benchmark, Flip, Perplexity
+from inspector.units import Mask
 from inspector.view import figures, outcomes
 from inspector.view.commands import command
 from inspector.view.plot import Plot
@@ -24,12 +27,13 @@ from inspector.view.wiring import Wiring
 PROMPT = "The three most important things to know about volcanoes are"
 _NAME = re.compile(r"\w[\w-]{0,99}", re.ASCII)
 FLIPS = ("Task", "Question", "Right", "This mask", "Untouched")
+SURE = "() => confirm('Clear the table of what was tried?')"
 SHOWN = 200
 """The most items in the table of those answered otherwise."""
 HEADERS: list[str] = list(outcomes.COLUMNS)
 
 
-def build(wiring: Wiring, sidebar: Sidebar) -> None:
+def build(wiring: Wiring, sidebar: Sidebar, redraw_mask: tuple[str, ...]) -> None:
     """Build the tab into the page that is open, and wire it."""
     with gr.Row():
         with gr.Column(min_width=320):
@@ -37,7 +41,11 @@ def build(wiring: Wiring, sidebar: Sidebar) -> None:
         with gr.Column(min_width=320):
             _benchmark(wiring)
     _generation(wiring)
-    gr.Markdown("### What was tried")
+    _history_table(wiring, redraw_mask)
+
+
+def _history_table(wiring: Wiring, redraw_mask: tuple[str, ...]) -> None:
+    gr.Markdown("### What was tried\nClick a row to put its mask on the layer map again.")
     history = gr.Dataframe(
         headers=HEADERS,
         interactive=False,
@@ -47,7 +55,45 @@ def build(wiring: Wiring, sidebar: Sidebar) -> None:
         buttons=["copy", "fullscreen"],
         column_widths=["31%", "11%", "11%", "7%", "13%", "11%", "16%"],
     )
+    with gr.Row():
+        small: dict[str, Any] = {"size": "sm", "scale": 0, "min_width": 130}
+        fetch = gr.DownloadButton("Download CSV", elem_id="history-csv", **small)
+        clear = gr.Button("Clear the table", elem_id="history-clear", **small)
     wiring.section("check", [history], lambda s: [_history(s)])
+
+    def back(session: Session, event: gr.EventData) -> None:
+        session.set_mask(row_mask(session, event))
+
+    def forget(session: Session, sure: bool | None) -> None:
+        if sure:
+            session.history = []
+            session.touch("check")
+
+    def csv(session: Session) -> str:
+        path = Path(folder.name) / "checks.csv"
+        path.write_text(outcomes.csv_of(session), encoding="utf-8")
+        return str(path)
+
+    folder = tempfile.TemporaryDirectory(prefix="layer-inspector-")  # gone with the page
+    sure = gr.Checkbox(visible=False)
+    wiring.on(history.select, back, redraw=redraw_mask, with_event=True)
+    wiring.on(clear.click, forget, [sure], redraw=["check"], js=SURE)
+    wiring.answer(fetch.click, csv, [], fetch)
+
+
+def row_mask(session: Session, event: gr.EventData) -> Mask:
+    """The mask of the row of the history that was clicked.
+
+    Raises:
+        InspectorError: there is no such row any more.
+    """
+    data = getattr(event, "_data", None)
+    value = data.get("row_value") if isinstance(data, dict) else None
+    text = value[-1] if isinstance(value, list) and value else None
+    known = {row["Mask"] for row in session.history}
+    if not isinstance(text, str) or text not in known:
+        raise InspectorError("this row is gone: measure again.")
+    return Mask.parse("" if text == outcomes.NOTHING else text, session.require_card().depth)
 
 
 def _perplexity(wiring: Wiring, sidebar: Sidebar) -> None:
@@ -86,11 +132,18 @@ def _benchmark(wiring: Wiring) -> None:
         tasks = gr.Textbox(
             "own",
             label="Tasks",
-            info="own (offline), lm-eval names, or a .jsonl",
+            info="own (offline), lm-eval names, a suite, or a .jsonl",
             min_width=160,
             elem_id="tasks",
         )
         limit = gr.Number(40, label="Items", precision=0, minimum=1, min_width=80)
+        decide = gr.Checkbox(
+            False,
+            label="Stop once decided",
+            info="asks on, 50 items at first, until the difference is no chance",
+            min_width=160,
+            elem_id="benchmark-decide",
+        )
         go = gr.Button("Run benchmark", variant="primary", elem_id="benchmark-go")
     plot = Plot(empty="Not run yet.", elem_id="benchmark")
     with gr.Accordion("Items answered otherwise", open=False, visible=False) as more:
@@ -113,7 +166,7 @@ def _benchmark(wiring: Wiring) -> None:
         shown = gr.update(visible=bool(found.flips), label=label)
         return [figures.benchmark(found), shown, _flips(found)]
 
-    def start(session: Session, written: str, most: float | None) -> None:
+    def start(session: Session, written: str, most: float | None, soon: bool = False) -> None:
         bench, card, mask = wiring.bench, session.require_card(), session.require_mask()
         names = [name.strip() for name in (written or "").split(",") if name.strip()]
         if not names:
@@ -125,6 +178,8 @@ def _benchmark(wiring: Wiring) -> None:
         items = None if not most else whole(most, "how many items", 1)
 
         def work(loaded: Any, progress: Any) -> Any:
+            if soon:
+                return until_decided(loaded, names, mask, limit=items, progress=progress)
             key = (*names, items)
             known = session.untouched.get(key)
             found = benchmark(loaded, names, mask, limit=items, baseline=known, progress=progress)
@@ -132,11 +187,12 @@ def _benchmark(wiring: Wiring) -> None:
                 session.untouched[key] = found.untouched()
             return found
 
-        line = command("bench", card, str(mask), tasks=",".join(names), limit=items)
+        asked = {"tasks": ",".join(names), "limit": items, "until_decided": bool(soon)}
+        line = command("bench", card, str(mask), **asked)
         bench.run(session, "benchmark", "Benchmark", work, line)
 
     wiring.section("check", [plot, more, flips], draw)
-    wiring.on(go.click, start, [tasks, limit], redraw=["status"])
+    wiring.on(go.click, start, [tasks, limit, decide], redraw=["status"])
 
 
 def _generation(wiring: Wiring) -> None:
