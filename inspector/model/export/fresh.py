@@ -91,11 +91,12 @@ def _generate(model: Any, ids: torch.Tensor, real: torch.Tensor, tokens: int) ->
 
 
 def near(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
-    """Equal up to the rounding of another order of computation, relative to the largest value."""
-    apart = difference(ours, theirs)
-    return apart <= max(1e-4, 16 * torch.finfo(theirs.dtype).eps) * float(
-        theirs.float().abs().max()
-    )
+    """Equal up to the rounding of another order of computation, relative to the largest value.
+
+    A cache whose positions are off moves logits by about their own size.
+    """
+    tolerance = max(1e-3, 32 * torch.finfo(theirs.dtype).eps)
+    return difference(ours, theirs) <= tolerance * float(theirs.float().abs().max())
 
 
 def difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
