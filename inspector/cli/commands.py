@@ -271,7 +271,8 @@ COMMANDS: tuple[Command, ...] = (
                 metavar="NAME",
                 default="auto",
                 help="auto (the first that is possible and smaller; default), blocks (whole layers "
-                "cut out), compact (a small modelling file comes along) or zeroed (saves nothing)",
+                "cut out), moe-stub (FFNs alone, in Llama, Mistral and Qwen2), compact (a small "
+                "modelling file comes along) or zeroed (saves nothing)",
             ),
             _argument(
                 "--force", action="store_true", help="replace an earlier export of that name"

@@ -274,7 +274,9 @@ def _model(
 ) -> PreTrainedModel:
     if source.kind == "tiny":
         model: Any = tiny_model(source.name, attention=attention)
-        return model.to(device=device, dtype=dtype)
+        for parameter in model.parameters():  # buffers keep their precision, as from a file
+            parameter.data = parameter.data.to(dtype)
+        return model.to(device=device)
     arguments: dict[str, Any] = dict(source.file_arguments)
     if source.kind == "gguf":
         arguments["config"] = _config(source)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from inspector.errors import ExportError
-from inspector.model.export import configs, layout, modelling
+from inspector.model.export import configs, layout, modelling, stub
 from inspector.model.export.layout import all_weights, kept_layers, total_bytes
 from inspector.model.loaded import LoadedModel
 from inspector.units import KINDS, Mask, Unit
@@ -73,6 +73,20 @@ FORMS: dict[str, Form] = {
             _blocks_problem,
             layout.blocks,
             _blocks_config,
+        ),
+        Form(
+            "moe-stub",
+            "Removed FFNs as a mixture of nothing",
+            "qwen2_moe, in which a removed FFN is one narrow expert of zeros",
+            {
+                "transformers": "yes, without remote code",
+                "vLLM": "as qwen2_moe (not tried)",
+                "llama.cpp": "as qwen2_moe, after conversion (not tried)",
+            },
+            stub.problem,
+            stub.weights,
+            stub.config,
+            notes=("Tools, quantisers among them, will take it for a mixture of experts.",),
         ),
         Form(
             "compact",

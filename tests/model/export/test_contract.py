@@ -2,7 +2,7 @@
 
 All folders are loaded by one process that cannot import this project. INSPECTOR_EXPORT_MASKS=20
 draws twenty masks a family, and INSPECTOR_EXPORT_ALONE=1 gives each family a process of its own.
-Every mask is tried compact; two of them in every form, with the whole of the proof.
+Every mask is tried compact and as a stub; two of them in every form, with the whole of the proof.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from tests import plain
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-MASKS = int(os.environ.get("INSPECTOR_EXPORT_MASKS", "7"))
+MASKS = int(os.environ.get("INSPECTOR_EXPORT_MASKS", "8"))
 ALONE = os.environ.get("INSPECTOR_EXPORT_ALONE") == "1"
-CORNERS = ["0.attn", "0-3.attn", "0-3.ffn", "1-2", "0-3", "0,2.attn,3.ffn"]
+CORNERS = ["0.attn", "1.ffn,3", "0-3.attn", "0-3.ffn", "1-2", "0-3", "0,2.attn,3.ffn"]
 WHOLE = ("0.attn", "1-2")
 """Masks that are exported in every form and go through the whole of the proof."""
 CHILD = """
@@ -85,7 +85,7 @@ def masks(loaded: LoadedModel) -> list[Mask]:
 def tried(loaded: LoadedModel, mask: Mask) -> list[Choice]:
     """The forms that this mask is exported in."""
     possible = [choice for choice in choices(loaded, mask) if not choice.problem]
-    return [c for c in possible if c.form.name == "compact" or str(mask) in WHOLE]
+    return [c for c in possible if c.form.name in ("compact", "moe-stub") or str(mask) in WHOLE]
 
 
 def prepared(model_type: str, folder: Path) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from inspector.errors import ExportError, MaskError
-from inspector.model.export import configs, modelling
+from inspector.model.export import configs, fresh, modelling, proof
 from inspector.model.export.forms import FORMS, choices, choose
 from inspector.model.export.making import write_model
 from inspector.model.loaded import LoadedModel
@@ -36,6 +36,40 @@ def test_the_ladder() -> None:
     assert "blocks" not in possible(loaded, "0.attn")
     assert problem(loaded, "2,3.attn", "blocks").startswith("layer 3 is off only in part")
     assert problem(loaded, "0-3", "blocks") == "no layer would be left"
+
+
+def test_ffns_alone_of_plain_families_need_no_code() -> None:
+    for model_type in ("llama", "qwen2"):
+        loaded = plain.tiny(model_type)
+        assert choose(loaded, loaded.mask("1.ffn,3")).form.name in ("moe-stub", "compact")
+        assert "moe-stub" in possible(loaded, "1.ffn,3")
+        assert problem(loaded, "1.ffn,2.attn", "moe-stub").startswith("2.attn is off and the FFN")
+        assert problem(loaded, "3", "moe-stub") == "no FFN is off in a layer that stays"
+    assert "llama, mistral, qwen2 alone" in problem(plain.tiny("qwen3"), "1.ffn", "moe-stub")
+    assert "sliding window" in problem(plain.tiny("mistral"), "1.ffn", "moe-stub")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        ("hidden_act", "gelu", "its FFN computes gelu, not silu"),
+        ("attention_bias", True, "has no place for"),
+        ("mlp_bias", True, "has no place for"),
+    ],
+)
+def test_a_stub_is_refused_where_the_maths_differs(field: str, value: Any, reason: str) -> None:
+    def change(model: Any) -> None:
+        setattr(model.config, field, value)
+
+    assert reason in problem(plain.doctored(change), "1.ffn", "moe-stub")
+
+
+def test_a_stub_is_as_large_as_it_says() -> None:
+    """A gate and a shared gate of H, and two experts of three matrices of H x 64."""
+    loaded = plain.tiny("llama")
+    sizes = {c.form.name: c.bytes for c in choices(loaded, loaded.mask("1.ffn,2.ffn"))}
+    hidden = loaded.model.config.hidden_size
+    assert sizes["moe-stub"] - sizes["compact"] == 2 * 4 * (2 * hidden + 6 * 64 * hidden)
 
 
 def test_auto_never_takes_what_saves_nothing() -> None:
@@ -134,3 +168,19 @@ def test_every_form_says_who_can_load_it() -> None:
     for form in FORMS.values():
         assert set(form.loads) == {"transformers", "vLLM", "llama.cpp"}
         assert form.native != form.own_code
+
+
+def test_the_stub_of_a_mistral_with_full_attention(tmp_path: Path) -> None:
+    """The tiny one of the contract has a sliding window, for which there is no stub."""
+
+    def full(model: Any) -> None:
+        model.config.sliding_window = None
+
+    loaded = plain.doctored(full, "mistral")
+    mask = loaded.mask("0.ffn,2")
+    write_model(loaded, mask, choose(loaded, mask, "moe-stub"), tmp_path)
+    expected = proof.reference(loaded, mask)
+    model, _ = fresh.load(str(tmp_path), proof.request_of(loaded, own_code=False))
+    checks = fresh.compared(model.eval(), expected.pop("ids"), expected)
+    assert all(check["passed"] for check in checks)
+    assert sum(bool(check["exact"]) for check in checks) == 5
