@@ -14,7 +14,7 @@ from inspector.errors import ExportError
 from inspector.jobs import Progress, part
 from inspector.model.export.forms import AUTO, FORMS, Choice, choices, choose
 from inspector.model.export.making import Exported, export
-from inspector.model.loading import gib
+from inspector.model.export.proof import Check
 from inspector.units import Mask
 from inspector.view.commands import command
 from inspector.view.session import Session
@@ -25,7 +25,7 @@ ABOUT = (
     "Write the model without the muted units as a folder that others can load. It is loaded in a "
     "fresh process and compared with the muted model before it gets its name."
 )
-SMALL = 2**30
+SMALL = 10**9
 """The most bytes of weights that a public server offers as a download."""
 NAME = "pruned-model"
 
@@ -108,8 +108,8 @@ def start(wiring: Wiring, session: Session, form: str, target: str | None, force
     )
     if bench.public and choice is not None and choice.bytes > SMALL:
         raise ExportError(
-            f"this export has {gib(choice.bytes)} of weights, and this server offers {gib(SMALL)} "
-            f"at most: make it at home with  {line}"
+            f"this export has {megabytes(choice.bytes)} of weights, and this server offers "
+            f"{megabytes(SMALL)} at most: make it at home with  {line}"
         )
     results = [
         result for kind in ("perplexity", "benchmark") if (result := session.results.get(kind))
@@ -150,22 +150,23 @@ def plan_text(bench: Workbench, session: Session) -> str:
     if not len(mask):
         return "Nothing is off: mute units on the layer map first."
     found = choices(loaded, mask)
-    readers = list(found[0].form.loads)
-    head = ["Format", "Weights", "Saved", "What it is", *readers]
-    rows = [_row(choice) for choice in found]
-    lines = [head, ["---"] * len(head), *rows]
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    size = found[0].source_bytes
-    return f"The source has {gib(size)} of weights in this precision.\n\n{table}"
+    head = f"The source has {megabytes(found[0].source_bytes)} of weights in this precision."
+    return "\n".join([head, "", *map(_line, found)])
 
 
-def _row(choice: Choice) -> list[str]:
+def _line(choice: Choice) -> str:
+    """One form as an item of a list, which also fits a phone."""
     form = choice.form
     if choice.problem:
-        why = f"not possible: {choice.problem}"
-        return [f"`{form.name}`", "-", "-", why, *["-"] * len(form.loads)]
-    size = [gib(choice.bytes), f"{choice.saved:.1%}"]
-    return [f"`{form.name}`", *size, form.what, *form.loads.values()]
+        return f"- `{form.name}`: not possible, {choice.problem}."
+    loads = "; ".join(f"{reader}: {how}" for reader, how in form.loads.items())
+    size = f"{megabytes(choice.bytes)}, {choice.saved:.1%} saved"
+    return f"- `{form.name}`: **{size}**. {form.what[:1].upper()}{form.what[1:]}. {loads}."
+
+
+def megabytes(size: int) -> str:
+    """Bytes in MB, as file managers count."""
+    return f"{size / 1e6:,.1f} MB"
 
 
 def draw(session: Session) -> list[Any]:
@@ -187,14 +188,15 @@ def report_text(made: Made) -> str:
     exported = made.exported
     choice, form = exported.choice, exported.choice.form
     loads = "; ".join(f"{reader}: {how}" for reader, how in form.loads.items())
-    checks = "\n".join(
-        f"| {check['what']} | {'passed, bit for bit' if check['exact'] else 'passed'} | "
-        f"{'-' if check['difference'] is None else format(check['difference'], '.3g')} |"
-        for check in exported.checks
-    )
+    checks = "\n".join(f"- {_said(check)}: {check['what']}." for check in exported.checks)
     return (
         f"### Exported as `{form.name}`\n"
-        f"{exported.bytes:,} bytes, {choice.saved:.1%} less weights than the source, without "
-        f"`{made.mask}`. {loads}.\n\n"
-        f"| Check | Result | Largest difference |\n| --- | --- | --- |\n{checks}\n"
+        f"{megabytes(exported.bytes)} with everything, {choice.saved:.1%} less weights than "
+        f"the source, without `{made.mask}`. {loads}.\n\n{checks}\n"
     )
+
+
+def _said(check: Check) -> str:
+    if check["exact"] or check["difference"] is None:
+        return "passed, bit for bit" if check["exact"] else "passed"
+    return f"passed, off by {check['difference']:.2g} at most"
