@@ -282,6 +282,13 @@ COMMANDS: tuple[Command, ...] = (
                 metavar="FILE",
                 help="take model, mask, dtype and format from the recipe.json of an export",
             ),
+            _argument(
+                "--push-to-hub",
+                dest="repository",
+                metavar="REPO",
+                help="then upload the folder as a new, private repository, with the hub's login",
+            ),
+            _argument("--public", action="store_true", help="make that repository public"),
             MASK,
             DEVICE,
             DTYPE,

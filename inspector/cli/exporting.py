@@ -25,6 +25,7 @@ def export(args: argparse.Namespace, meter: Meter) -> None:
     """Export to the folder of ``-o``; without one, say what the mask allows."""
     recipe = read_recipe(args.recipe) if args.recipe else {}
     take_over(args, recipe)
+    check_push(args)
     loaded, mask = loaded_model(args, meter)
     check_recipe(loaded, recipe)
     from inspector.model.export.forms import choices
@@ -36,8 +37,17 @@ def export(args: argparse.Namespace, meter: Meter) -> None:
         return
     progress = meter.phase("exporting")
     made = make(loaded, mask, args.folder, form=args.format, force=args.force, progress=progress)
+    address = ""
+    if args.repository:
+        from inspector.model.export.pushing import push
+
+        progress = meter.phase("uploading")
+        address = push(made.folder, args.repository, private=not args.public, progress=progress)
     meter.clear()
-    _print(args, made_facts(made, mask), made_described(made, mask))
+    data, text = made_facts(made, mask), made_described(made, mask)
+    if address:
+        data, text = {**data, "repository": address}, f"{text}\n\nuploaded to {address}"
+    _print(args, data, text)
 
 
 def read_recipe(path: str) -> dict[str, Any]:
@@ -80,6 +90,21 @@ def take_over(args: argparse.Namespace, recipe: dict[str, Any]) -> None:
         args.dtype = names.get(recipe["dtype"], recipe["dtype"])
     if args.format == "auto":
         args.format = recipe["export"]
+
+
+def check_push(args: argparse.Namespace) -> None:
+    """Refuse before a long load what could not be uploaded after it.
+
+    Raises:
+        ExportError: no folder to upload, a name that the hub does not take, or no login.
+    """
+    if not args.repository:
+        return
+    if args.folder is None:
+        raise ExportError("name a folder with -o as well: it is what is uploaded.")
+    from inspector.model.export.pushing import check_hub
+
+    check_hub(args.repository)
 
 
 def check_recipe(loaded: LoadedModel, recipe: dict[str, Any]) -> None:

@@ -49,7 +49,7 @@ def build(wiring: Wiring) -> None:
     with gr.Row(equal_height=True):
         names = [(f"{form.label} ({name})", name) for name, form in FORMS.items()]
         form = gr.Dropdown(
-            [("the first that is possible and smaller (auto)", AUTO), *names],
+            [("The best that is possible (auto)", AUTO), *names],
             value=AUTO,
             label="Format",
             min_width=260,
