@@ -193,7 +193,8 @@ def _measured(results: Sequence[Result]) -> str:
     rows: list[tuple[str, str, str]] = []
     for result in results:
         if isinstance(result, Perplexity):
-            text = result.provenance.corpus.get("name", "a text")
+            # A result may come from a file that somebody else has written.
+            text = re.sub(r"[^\w.:, -]+", " ", str(result.provenance.corpus.get("name", "a text")))
             rows.append(
                 (
                     f"perplexity, {text}, windows of {result.length} tokens (lower is better)",

@@ -39,8 +39,8 @@ def passes(model: Any, ids: torch.Tensor) -> dict[str, torch.Tensor]:
     for index, row in enumerate(rows):
         batch[index, length - len(row) :] = row
         real[index, length - len(row) :] = 1
-    one = _generate(model, ids[:1], torch.ones_like(ids[:1]), STEPS)
-    many = _generate(model, batch, real, STEPS // 2)
+    one = continued(model, ids[:1], torch.ones_like(ids[:1]), STEPS)
+    many = continued(model, batch, real, STEPS // 2)
     found = {
         "logits": model(input_ids=ids, use_cache=False).logits,
         "cached": _in_pieces(model, ids, [length - 4, 1, 1, 1, 1]),
@@ -70,7 +70,7 @@ def _in_pieces(model: Any, ids: torch.Tensor, sizes: list[int]) -> torch.Tensor:
     return torch.cat(pieces, dim=1)
 
 
-def _generate(model: Any, ids: torch.Tensor, real: torch.Tensor, tokens: int) -> Any:
+def continued(model: Any, ids: torch.Tensor, real: torch.Tensor, tokens: int) -> Any:
     """The greedy continuation, whatever the model's own settings; they are put back."""
     from transformers import GenerationConfig
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from inspector.errors import ExportError
 from inspector.jobs import Progress, part, silent
 from inspector.model.export import card, modelling
 from inspector.model.export.forms import AUTO, Choice, choose
@@ -15,6 +16,7 @@ from inspector.model.export.proof import Check, prove, reference, request_of
 from inspector.model.export.shards import SHARD_BYTES, write_weights
 from inspector.model.export.writing import RECIPE, check_target, put_in_place, workplace
 from inspector.model.loaded import LoadedModel
+from inspector.model.loading import ROOM, gib, memory_available
 from inspector.results import Result
 from inspector.units import Mask
 
@@ -62,12 +64,14 @@ def export(
         progress: told of each stage; may cancel.
 
     Raises:
-        ExportError: the form is not possible, the folder cannot be written, or a check failed.
+        ExportError: the form is not possible, the folder cannot be written, there is too little
+            memory for the check, or a check failed.
         MaskError: the mask does not fit the model.
     """
     choice = choose(loaded, mask, form)
     folder = Path(target).expanduser().absolute()
     check_target(folder, need=2 * choice.bytes + SLACK, force=force)
+    _check_memory(loaded, choice)
     progress(0, 10, "asking the muted model")
     expected = reference(loaded, mask)
     request = request_of(loaded, own_code=choice.form.own_code)
@@ -87,6 +91,16 @@ def export(
         put_in_place(made, folder, force=force)
     progress(10, 10, "exported")
     return Exported(folder, choice, size, checks)
+
+
+def _check_memory(loaded: LoadedModel, choice: Choice) -> None:
+    """Refuse what could not be checked in the end, rather than have the system end it."""
+    free = memory_available(loaded.device)
+    if choice.bytes * ROOM > free:
+        raise ExportError(
+            f"the check holds the export, {gib(choice.bytes * ROOM)}, in memory beside the present "
+            f"model, {loaded.device} has {gib(free)} free: load the model in bf16, or elsewhere."
+        )
 
 
 def write_model(

@@ -112,7 +112,12 @@ def _run(asked: Path, work: Path, progress: Progress) -> str:
     command = [sys.executable, "-P", fresh.__file__, str(asked)]
     with (work / "stderr").open("w+", encoding="utf-8", errors="replace") as stderr:
         process = subprocess.Popen(
-            command, env=environment, stdout=subprocess.DEVNULL, stderr=stderr, cwd=work
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            cwd=work,
         )
         try:
             while process.poll() is None:

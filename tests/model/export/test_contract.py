@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from safetensors.torch import save_file
 from inspector.model.export import fresh, proof
 from inspector.model.export.forms import Choice, choices
 from inspector.model.export.making import write_model
+from inspector.model.families import FAMILIES
 from inspector.model.loaded import LoadedModel
 from inspector.units import Mask, all_units
 from tests import plain
@@ -31,6 +33,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 MASKS = int(os.environ.get("INSPECTOR_EXPORT_MASKS", "8"))
 ALONE = os.environ.get("INSPECTOR_EXPORT_ALONE") == "1"
 CORNERS = ["0.attn", "1.ffn,3", "0-3.attn", "0-3.ffn", "1-2", "0-3", "0,2.attn,3.ffn"]
+SUBJECTS = list(FAMILIES)
 WHOLE = ("0.attn", "1-2")
 """Masks that are exported in every form and go through the whole of the proof."""
 CHILD = """
@@ -66,12 +69,21 @@ NEAR = {"cached-uncached", "chunked-uncached", "padded-alone"}
 REST = {"tokenizer", "weights", "round-trip"}
 
 
+@cache
+def subject(name: str) -> LoadedModel:
+    """The tiny model of a row of the family table; the composite one is read from files."""
+    if name in plain.TYPES:
+        return plain.tiny(name)
+    with tempfile.TemporaryDirectory() as folder:
+        return plain.composite(Path(folder))
+
+
 def masks(loaded: LoadedModel) -> list[Mask]:
     """The corners, all attentions of one layer type, and as many at random as there is room for."""
     depth = loaded.depth
     generator = torch.Generator().manual_seed(len(loaded.model_type))
     found = [Mask.parse(text, depth) for text in CORNERS]
-    types = getattr(loaded.model.config, "layer_types", None)
+    types = getattr(loaded.model.config.get_text_config(), "layer_types", None)
     if types and len(set(types)) > 1:  # a cache slot that nobody fills
         mask = Mask.of(depth, [f"{i}.attn" for i, t in enumerate(types) if t == types[1]])
         found += [mask] if mask not in found else []
@@ -90,7 +102,7 @@ def tried(loaded: LoadedModel, mask: Mask) -> list[Choice]:
 
 def prepared(model_type: str, folder: Path) -> list[dict[str, Any]]:
     """Every possible form of every mask, written; and what the process is asked about it."""
-    loaded = plain.tiny(model_type)
+    loaded = subject(model_type)
     requests = []
     for mask in masks(loaded):
         expected = folder / f"{model_type}-{mask}.safetensors"
@@ -130,17 +142,17 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
     @cache
     def of_all() -> dict[str, list[proof.Check]]:
-        return answers(plain.TYPES, tmp_path_factory.mktemp("exports"))
+        return answers(SUBJECTS, tmp_path_factory.mktemp("exports"))
 
     return lambda model_type: of(model_type) if ALONE else of_all()
 
 
-@pytest.mark.parametrize("model_type", plain.TYPES)
+@pytest.mark.parametrize("model_type", SUBJECTS)
 def test_exports_compute_what_the_muted_model_computes(model_type: str, told: Any) -> None:
     every = told(model_type)
     assert "inspector cannot be imported" in every
     mine = {name: checks for name, checks in every.items() if name.split()[0] == model_type}
-    loaded = plain.tiny(model_type)
+    loaded = subject(model_type)
     for mask in masks(loaded):
         for choice in tried(loaded, mask):
             case = f"{choice.form.name} {mask}"
@@ -154,8 +166,8 @@ def test_exports_compute_what_the_muted_model_computes(model_type: str, told: An
 
 
 def test_compact_is_possible_for_every_family_and_mask() -> None:
-    for model_type in plain.TYPES:
-        loaded = plain.tiny(model_type)
+    for model_type in SUBJECTS:
+        loaded = subject(model_type)
         for mask in masks(loaded):
             problems = {c.form.name: c.problem for c in choices(loaded, mask)}
             assert problems["compact"] == problems["zeroed"] == ""

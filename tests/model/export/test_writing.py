@@ -95,6 +95,9 @@ def test_what_cannot_be_written_is_said_before_the_work(
     with pytest.raises(ExportError, match="cannot be written to"):
         export(loaded, mask, tmp_path / "out")
     monkeypatch.undo()
+    monkeypatch.setattr(making, "memory_available", lambda _: 1000)
+    with pytest.raises(ExportError, match=r"the check holds the export, \d MiB, in memory beside"):
+        export(loaded, mask, tmp_path / "out")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**9, 10**9, 1000))
     with pytest.raises(ExportError, match=r"needs \d+ MiB on the way .* has 0 MiB free"):
         export(loaded, mask, tmp_path / "out")
