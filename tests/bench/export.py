@@ -66,11 +66,10 @@ def _form(
         flush=True,
     )
     request = proof.request_of(loaded, own_code=made.choice.form.own_code)
-    loads = []
-    for _ in range(options.rounds):
-        seconds, (model, _) = _timed(lambda: fresh.load(str(folder), request))
-        loads.append(seconds)
-    print(f"  loaded in {statistics.median(loads):.2f} s")
+    loads = [_timed(lambda: fresh.load(str(folder), request)) for _ in range(options.rounds)]
+    print(f"  loaded in {statistics.median(seconds for seconds, _ in loads):.2f} s")
+    model, _ = loads.pop()[1]
+    loads.clear()
     _race(loaded, mask, model.eval(), options)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from inspector.errors import ExportError
 from inspector.model.export import configs, layout, modelling, stub
 from inspector.model.export.layout import all_weights, kept_layers, total_bytes
+from inspector.model.export.opening import GONE
 from inspector.model.loaded import LoadedModel
 from inspector.units import KINDS, Mask, Unit
 
@@ -180,6 +181,8 @@ def choose(loaded: LoadedModel, mask: Mask, name: str = AUTO) -> Choice:
 def _general_problem(loaded: LoadedModel, mask: Mask) -> str:
     if not len(mask):
         return "no unit is off"
+    if any(info.problem == GONE for info in loaded.units):
+        return "units of it are gone already; export its source, with all units that are to go"
     quantizer = getattr(loaded.model, "hf_quantizer", None)
     method = getattr(getattr(quantizer, "quantization_config", None), "quant_method", None)
     if quantizer is not None and str(getattr(method, "value", method)) != "gguf":
