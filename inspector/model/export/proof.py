@@ -24,6 +24,8 @@ SHAPE = (2, 24)
 """Rows and tokens that are compared."""
 TEXT = "A mask is the set of muted units.\n\tIt counts from 0, naïvely: 3.attn, 17."
 POLL_SECONDS = 0.1
+KILLED = -9
+"""The status of a process that was ended by SIGKILL."""
 SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_TOKEN")
 
 Check = dict[str, Any]
@@ -79,11 +81,13 @@ def prove(
     asked = work / "request.json"
     text = json.dumps({**request, **files, "folder": str(folder)})
     asked.write_text(text, encoding="utf-8")
-    said = _run(asked, work, progress)
+    status, said = _run(asked, work, progress)
     report = Path(files["report"])
     if not report.is_file():
         lines = [line for line in said.splitlines() if line.strip()]
         reason = lines[-1].strip()[:300] if lines else "its process ended without a word"
+        if status == KILLED:
+            reason = "its process was ended by the system, most often for lack of memory"
         if out_of_memory(RuntimeError(reason)) or "out of memory" in reason:
             raise ExportError(
                 "the check of the export ran out of memory, and nothing was kept: it holds the "
@@ -100,8 +104,8 @@ def prove(
     return checks
 
 
-def _run(asked: Path, work: Path, progress: Progress) -> str:
-    """Run the check; what it wrote to stderr. On a cancel the process is ended."""
+def _run(asked: Path, work: Path, progress: Progress) -> tuple[int, str]:
+    """Run the check; its status and what it wrote to stderr. On a cancel the process is ended."""
     environment = {name: value for name, value in os.environ.items() if name not in SECRETS}
     environment |= {
         "HF_HUB_OFFLINE": "1",
@@ -128,4 +132,4 @@ def _run(asked: Path, work: Path, progress: Progress) -> str:
                 process.kill()
                 process.wait()
         stderr.seek(0)
-        return stderr.read()
+        return process.returncode, stderr.read()

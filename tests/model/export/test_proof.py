@@ -94,14 +94,32 @@ def test_without_the_slots_the_proof_fails(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_does_not_load_says_why(
-    loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("ends", "said"),
+    [
+        (
+            "raise ImportError('the roof is leaking')",
+            "cannot be .*ImportError: the roof is leaking",
+        ),
+        ("raise MemoryError('CUDA out of memory')", "the check of the export ran out of memory"),
+        (
+            "import os\nos.kill(os.getpid(), 9)",
+            "ended by the system, most often for lack of memory",
+        ),
+        ("raise SystemExit", "its process ended without a word"),
+    ],
+    ids=["error", "memory", "killed", "silent"],
+)
+def test_a_check_that_does_not_come_to_its_end_says_why(
+    ends: str, said: str, loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code = modelling.TEMPLATE + "\nraise ImportError('the roof is leaking')\n"
-    monkeypatch.setattr(modelling, "TEMPLATE", code)
-    with pytest.raises(ExportError, match=r"cannot be loaded.*ImportError: the roof is leaking"):
-        export(loaded, loaded.mask("0.attn"), tmp_path / "out")
-    assert list(tmp_path.iterdir()) == []
+    script = tmp_path / "ends.py"
+    script.write_text(ends)
+    monkeypatch.setattr(fresh, "__file__", str(script))
+    (tmp_path / "here").mkdir()
+    with pytest.raises(ExportError, match=said):
+        export(loaded, loaded.mask("0.attn"), tmp_path / "here" / "out")
+    assert list((tmp_path / "here").iterdir()) == []
 
 
 def test_a_cancel_ends_the_process(
@@ -132,7 +150,7 @@ def test_no_token_reaches_the_process(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(fresh, "__file__", str(script))
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.setenv("SEEN", "seen")
-    said = proof._run(tmp_path / "request.json", tmp_path, lambda *_, **__: None)
+    _, said = proof._run(tmp_path / "request.json", tmp_path, lambda *_, **__: None)
     assert "'SEEN': 'seen'" in said
     assert "hf_secret" not in said
 
