@@ -4,8 +4,8 @@ source ──load──> LoadedModel ──.units──> Unit[] ──click / te
                      │                                     │
                      └────────────── muted(loaded, mask) ──┤
    corpus ──windows──> batches ────────────────────────────┤
-        ┌────────────┬─────────┬──────────┬────────────────┴─┬───────────┐
-    similarity     sweep    pruning   perplexity         benchmark   generation
+        ┌────────────┬─────────┬──────────┬────────────────┴─┬───────────┬──────────┐
+    similarity     sweep    pruning   perplexity         benchmark   generation   export ──> folder
         └────────────┴─────────┴── results/ (numpy + provenance) ────────┘
                                     │ view/figures.py
                                 go.Figure ──> view/ (Gradio) and cli

@@ -31,5 +31,9 @@ class ResultError(InspectorError):
     """A saved result that cannot be read, or a method or metric that does not exist."""
 
 
+class ExportError(InspectorError):
+    """An export that cannot be made of this model and mask, written, or shown to be right."""
+
+
 class OutOfMemory(InspectorError):
     """The machine ran out of memory; names batch, length and dtype as the levers."""

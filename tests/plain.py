@@ -12,16 +12,19 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
 from inspector.measure.corpus import Windows
 from inspector.model.families import FAMILIES, TINY_ALIASES
 from inspector.model.loaded import LoadedModel
 from inspector.model.loading import load
 from inspector.model.probe import probe
+from inspector.model.tiny import tiny_config, tiny_tokenizer
 from inspector.units import Mask, Unit, all_units
 
 TYPES = [model_type for model_type in FAMILIES if model_type not in TINY_ALIASES]
@@ -43,6 +46,30 @@ def one_thread() -> Iterator[None]:
 def tiny(model_type: str = "llama", attention: str | None = None) -> LoadedModel:
     """The tiny fp32 model of the type, loaded once: leave it as it was found."""
     return load(f"tiny:{model_type}", dtype="fp32", attention=attention)
+
+
+def composite(folder: Path) -> LoadedModel:
+    """A tiny Gemma 3 with its vision tower, as the hub has it: its layers lie deeper down."""
+    vision = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
+    }
+    config = Gemma3Config(
+        text_config=tiny_config("gemma3_text").to_dict(),
+        vision_config={"model_type": "siglip_vision_model", **vision},
+        mm_tokens_per_image=4,
+        image_token_index=5,
+        boi_token_index=6,
+        eoi_token_index=7,
+    )
+    torch.manual_seed(0)
+    Gemma3ForConditionalGeneration(config).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return load(str(folder), dtype="fp32")
 
 
 def random_ids(loaded: LoadedModel, count: int, length: int, *, seed: int = 1) -> torch.Tensor:

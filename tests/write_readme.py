@@ -18,6 +18,7 @@ from inspector.cli.commands import COMMANDS, COMMON, Argument
 from inspector.measure import corpus
 from inspector.measure.methods import METHODS, SCORES, WAYS
 from inspector.measure.metrics import METRICS
+from inspector.model.export import forms
 from inspector.model.families import FAMILIES
 from inspector.model.sources import FORMS
 from inspector.results.files import KINDS
@@ -141,6 +142,12 @@ def _spellings(argument: Argument) -> list[str]:
     return [*short, argument.usage.replace(argument.names[0], long, 1)]
 
 
+def exports() -> str:
+    readers = list(next(iter(forms.FORMS.values())).loads)
+    rows = ([code(row.name), row.what, *row.loads.values()] for row in forms.FORMS.values())
+    return table(["format", "what it is", *readers], rows)
+
+
 def bounds() -> str:
     """The versions that are needed: Python's, and the tested ones of what the numbers rest on."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -170,6 +177,7 @@ PARTS: dict[str, Callable[[], str]] = {
         metrics,
         methods,
         commands,
+        exports,
         bounds,
     )
 }

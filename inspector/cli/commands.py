@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from inspector import __version__
-from inspector.cli import checking, information, looking, showing
+from inspector.cli import checking, exporting, information, looking, showing
 from inspector.errors import InspectorError
 from inspector.measure.methods import METHODS
 from inspector.measure.suites import SUITES
@@ -31,7 +31,7 @@ class Argument:
     def usage(self) -> str:
         """How it is written: ``MODEL``, ``RESULT ...``, ``--samples N``, ``-o FILE``."""
         metavar = self.settings.get("metavar") or "|".join(self.settings.get("choices", ()))
-        metavar += " ..." if "nargs" in self.settings else ""
+        metavar += " ..." if self.settings.get("nargs") == "+" else ""
         return f"{self.names[0]} {metavar}".strip() if self.optional else metavar
 
     @property
@@ -62,7 +62,8 @@ def _argument(*names: str, help: str, **settings: Any) -> Argument:  # noqa: A00
 
 
 def _omissible(argument: Argument) -> bool:
-    return argument.optional and not argument.settings.get("required", False)
+    settings = argument.settings
+    return settings.get("nargs") == "?" or (argument.optional and not settings.get("required"))
 
 
 MODEL = _argument("model", metavar="MODEL", help="; ".join(form for form, _ in FORMS))
@@ -308,6 +309,49 @@ COMMANDS: tuple[Command, ...] = (
             ),
             _argument("--chat", action="store_true", help="put P into the model's chat template"),
             *PLACE,
+        ),
+    ),
+    Command(
+        "export",
+        "write the model without the muted units as a folder that transformers loads",
+        exporting.export,
+        (
+            _argument("model", metavar="MODEL", nargs="?", help=f"{MODEL.help}; or --recipe"),
+            _argument(
+                "-o",
+                "--output",
+                dest="folder",
+                metavar="DIR",
+                help="the folder to write, which must not exist; without it, what the mask allows, "
+                "what each format saves, and who can load it",
+            ),
+            _argument(
+                "--format",
+                metavar="NAME",
+                default="auto",
+                help="auto (the first that is possible and smaller; default), blocks (whole layers "
+                "cut out), moe-stub (FFNs alone, in Llama, Mistral and Qwen2), compact (a small "
+                "modelling file comes along) or zeroed (saves nothing)",
+            ),
+            _argument(
+                "--force", action="store_true", help="replace an earlier export of that name"
+            ),
+            _argument(
+                "--recipe",
+                metavar="FILE",
+                help="take model, mask, dtype and format from the recipe.json of an export",
+            ),
+            _argument(
+                "--push-to-hub",
+                dest="repository",
+                metavar="REPO",
+                help="then upload the folder as a new, private repository, with the hub's login",
+            ),
+            _argument("--public", action="store_true", help="make that repository public"),
+            MASK,
+            DEVICE,
+            DTYPE,
+            JSON,
         ),
     ),
     Command(

@@ -26,6 +26,7 @@ from transformers import (
 
 from inspector.errors import LoadError
 from inspector.jobs import Progress, part, silent
+from inspector.model.export.opening import Opened, opened, take_out
 from inspector.model.families import family_of
 from inspector.model.loaded import LoadedModel, count_parameters, out_of_memory
 from inspector.model.probe import probe
@@ -210,6 +211,9 @@ def load(
         raise LoadError(
             f"the architecture {loaded.model_type} is not supported: {loaded.units[0].problem}."
         )
+    export = _opened(source)
+    if export is not None:
+        loaded = take_out(loaded, export.mask)
     progress(4, 4, "loaded")
     return loaded
 
@@ -231,6 +235,10 @@ def _size(source: Source, device: str, dtype: str, freed: LoadedModel | None) ->
     to = pick_device(device)
     kind = pick_dtype(dtype, to)
     parameters = count_parameters(model)
+    export = _opened(source)
+    if export is not None:
+        named = model.named_parameters()
+        parameters -= sum(each.numel() for name, each in named if export.lacks(name))
     return ModelSize(
         source=source.text,
         model_type=config.model_type,
@@ -252,7 +260,15 @@ def _config(source: Source) -> Any:
     if source.kind == "gguf":
         file = Path(source.name)
         return copy.deepcopy(_gguf_config(file, file.stat().st_mtime_ns))
+    export = _opened(source)
+    if export is not None:
+        return export.config
     return AutoConfig.from_pretrained(source.files, local_files_only=True, trust_remote_code=False)
+
+
+def _opened(source: Source) -> Opened | None:
+    """What a folder that this program has exported lacks of its source; None for all others."""
+    return opened(source.files) if source.kind in ("folder", "hub") else None
 
 
 @lru_cache(maxsize=8)
@@ -264,8 +280,11 @@ def _gguf_config(file: Path, changed: int) -> Any:
 def _tokenizer(source: Source) -> Any:
     if source.kind == "tiny":
         return tiny_tokenizer()
+    arguments: dict[str, Any] = dict(source.file_arguments)
+    if _opened(source) is not None:  # its model type may be known to its own code alone
+        arguments["config"] = _config(source)
     return AutoTokenizer.from_pretrained(
-        source.files, **source.file_arguments, local_files_only=True, trust_remote_code=False
+        source.files, **arguments, local_files_only=True, trust_remote_code=False
     )
 
 
@@ -274,12 +293,17 @@ def _model(
 ) -> PreTrainedModel:
     if source.kind == "tiny":
         model: Any = tiny_model(source.name, attention=attention)
-        return model.to(device=device, dtype=dtype)
+        for parameter in model.parameters():  # buffers keep their precision, as from a file
+            parameter.data = parameter.data.to(dtype)
+        return model.to(device=device)
     arguments: dict[str, Any] = dict(source.file_arguments)
     if source.kind == "gguf":
         arguments["config"] = _config(source)
         # Plain tensors in the dtype asked for, even where kernels for packed blocks are installed.
         arguments["quantization_config"] = GgufConfig(dequantize=True)
+    export = _opened(source)
+    if export is not None:
+        arguments |= {"config": export.config, "key_mapping": export.key_mapping}
     with _BUILDING:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source.files,
@@ -294,7 +318,8 @@ def _model(
             output_loading_info=True,
         )
     model, report = loaded
-    lacking = sorted([*report["missing_keys"], *(key[0] for key in report["mismatched_keys"])])
+    missing = (key for key in report["missing_keys"] if export is None or not export.lacks(key))
+    lacking = sorted([*missing, *(key[0] for key in report["mismatched_keys"])])
     if lacking:
         raise LoadError(
             f"{source.text} lacks {len(lacking)} weights of its architecture ({lacking[0]}, ...): "

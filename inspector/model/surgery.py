@@ -36,14 +36,27 @@ def muted(loaded: LoadedModel, mask: Mask) -> Iterator[None]:
 def mute_units(loaded: LoadedModel, units: Iterable[Unit]) -> Iterator[None]:
     """`muted` for units that have been checked already."""
     with ExitStack() as restore:
-        for unit in units:
-            *inner, last = loaded.modules(unit)
-            for module in inner:
-                restore.enter_context(replaced(module, _input))
-            index = getattr(last, "layer_idx", None) if unit.kind == "attn" else None
-            index = unit.layer if index is None else index
-            restore.enter_context(replaced(last, _skip(loaded.returns[unit], index)))
+        for module, forward in _muting(loaded, units):
+            restore.enter_context(replaced(module, forward))
         yield
+
+
+def mute_for_good(loaded: LoadedModel, units: Iterable[Unit]) -> None:
+    """Have the units of a model compute nothing for as long as it lives."""
+    for module, forward in _muting(loaded, units):
+        module.forward = forward
+
+
+def _muting(
+    loaded: LoadedModel, units: Iterable[Unit]
+) -> Iterator[tuple[nn.Module, Callable[..., Any]]]:
+    """The modules of the units, each with the forward that it has while its unit is muted."""
+    for unit in units:
+        *inner, last = loaded.modules(unit)
+        yield from ((module, _input) for module in inner)
+        index = getattr(last, "layer_idx", None) if unit.kind == "attn" else None
+        index = unit.layer if index is None else index
+        yield last, _skip(loaded.returns[unit], index)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from inspector.assets import asset
 from inspector.view import map_panel, sidebar
 from inspector.view.session import Session
 from inspector.view.status import active, status_html
-from inspector.view.tabs import check, pruning, runs, similarity, sweep
+from inspector.view.tabs import check, export, pruning, runs, similarity, sweep
 from inspector.view.wiring import Wiring
 from inspector.view.workbench import Workbench
 
@@ -61,6 +61,8 @@ def build(bench: Workbench) -> gr.Blocks:
                 sweep.build(wiring, inputs, map_panel.MASK)
             with gr.Tab("Check", id="check"):
                 check.build(wiring, inputs, map_panel.MASK)
+            with gr.Tab("Export", id="export"):
+                export.build(wiring)
             with gr.Tab("Runs", id="runs"):
                 runs.build(wiring)
         wiring.on(cancel.click, _cancel, redraw=["status"])

@@ -18,7 +18,18 @@ from inspector.view.card import Card
 
 UNDO, HISTORY = 200, 200
 """The most masks and rows of the history that are kept."""
-SECTIONS = ("map", "mask", "live", "model", "similarity", "sweep", "pruning", "check", "runs")
+SECTIONS = (
+    "map",
+    "mask",
+    "live",
+    "model",
+    "similarity",
+    "sweep",
+    "pruning",
+    "check",
+    "export",
+    "runs",
+)
 """The parts of the page that are redrawn when something in them has changed."""
 KEPT = (
     "card",

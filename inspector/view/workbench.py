@@ -38,6 +38,7 @@ SECTIONS_OF = {
     "perplexity": ("check",),
     "benchmark": ("check",),
     "generation": ("check",),
+    "export": ("export",),
     "live": ("live",),
 }
 """The sections of the page that show what a kind of job brings."""

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import (
-    DynamicCache,
-    Gemma3Config,
-    Gemma3ForConditionalGeneration,
-    GenerationConfig,
-)
+from transformers import DynamicCache, GenerationConfig
 
 from inspector.jobs import Cancelled
 from inspector.model.families import FAMILIES, TINY_ALIASES, family_of
 from inspector.model.loaded import LoadedModel
-from inspector.model.loading import load
 from inspector.model.surgery import muted
-from inspector.model.tiny import tiny_config, tiny_tokenizer
 from inspector.units import Mask, Unit, all_units
 from tests import plain
 
@@ -307,27 +299,7 @@ def test_left_padded_batches(loaded: LoadedModel, ids: torch.Tensor) -> None:
 @pytest.fixture(scope="module")
 def composite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoadedModel]:
     """Gemma 3 with its vision tower, as the hub has it: `model_type` gemma3, layers deeper down."""
-    folder: Path = tmp_path_factory.mktemp("gemma3")
-    vision = {
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "image_size": 28,
-        "patch_size": 14,
-    }
-    config = Gemma3Config(
-        text_config=tiny_config("gemma3_text").to_dict(),
-        vision_config={"model_type": "siglip_vision_model", **vision},
-        mm_tokens_per_image=4,
-        image_token_index=5,
-        boi_token_index=6,
-        eoi_token_index=7,
-    )
-    torch.manual_seed(0)
-    Gemma3ForConditionalGeneration(config).save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
-    yield load(str(folder), dtype="fp32")
+    yield plain.composite(tmp_path_factory.mktemp("gemma3"))
 
 
 def test_a_composite_model_has_its_own_row(composite: LoadedModel) -> None:

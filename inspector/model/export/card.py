@@ -1,0 +1,221 @@
+"""What stands beside the weights for people: the recipe, and the model card."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from inspector import __version__
+from inspector.model.export.forms import Choice
+from inspector.model.export.proof import Check
+from inspector.model.loaded import LoadedModel
+from inspector.model.sources import BUNDLED, BUNDLED_HUB, BUNDLED_LICENCE, Source, parse
+from inspector.results.base import Result
+from inspector.results.checks import Benchmark, Perplexity
+from inspector.units import KINDS, Mask, Unit
+
+FORMAT = 1
+"""Grows when a field of a recipe changes its meaning."""
+UNKNOWN = "unknown"
+ON, OFF = "#", "."
+_LICENCE = re.compile(r"^license:\s*['\"]?([\w.-]+)['\"]?\s*$", re.MULTILINE)
+_FRONT = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
+
+RUN = """\
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("PATH"{trust})
+tokenizer = AutoTokenizer.from_pretrained("PATH"{trust})
+```
+"""
+
+
+def recipe(
+    loaded: LoadedModel, mask: Mask, choice: Choice, checks: list[Check], results: Sequence[Result]
+) -> dict[str, Any]:
+    """What an export is made of; with the same versions it makes the same files once more.
+
+    It names no time and no place, so that two exports of the same are the same.
+    """
+    made = loaded.provenance()
+    return {
+        "kind": "export",
+        "format": FORMAT,
+        "source": made.source,
+        "weights": made.weights,
+        "model_type": made.model_type,
+        "dtype": made.dtype,
+        "mask": mask.to_json(),
+        "export": choice.form.name,
+        "bytes": choice.bytes,
+        "source_bytes": choice.source_bytes,
+        "checks": checks,
+        "measured": [result.to_json() for result in results],
+        "versions": made.versions,
+    }
+
+
+def card(
+    loaded: LoadedModel,
+    mask: Mask,
+    choice: Choice,
+    checks: list[Check],
+    results: Sequence[Result],
+) -> str:
+    """The README.md of an export: Markdown with the hub's fields in front."""
+    source = parse(loaded.source)
+    parts = [
+        _front(source, choice),
+        f"# {_title(source)} without {len(mask)} of its units\n",
+        _what(loaded, mask, choice, source),
+        "## The layer map\n\n"
+        f"`{ON}` is there, `{OFF}` was removed; layer 0 on the left, ten layers a group.\n\n"
+        f"```text\n{layer_map(mask)}\n```\n",
+        f"Removed, in the numbering of the source: `{mask}`\n",
+        "## Who can load it\n\n" + _table(["reader", "how"], choice.form.loads.items()),
+        RUN.format(trust=", trust_remote_code=True" if choice.form.own_code else ""),
+        "## How it was checked\n\n"
+        "The folder was loaded in a fresh process and compared with the source whose units were "
+        "muted.\n\n" + _table(["check", "result", "largest difference"], map(_checked, checks)),
+    ]
+    if results:
+        parts.append("## What it costs\n\n" + _measured(results))
+    return "\n".join(parts)
+
+
+def of_this_mask(loaded: LoadedModel, mask: Mask, results: Iterable[Result]) -> list[Result]:
+    """The perplexities and benchmarks among the results that are of these weights and this mask."""
+    return [
+        result
+        for result in results
+        if isinstance(result, Perplexity | Benchmark)
+        and result.mask == str(mask)
+        and result.provenance.weights == loaded.weights
+    ]
+
+
+def layer_map(mask: Mask) -> str:
+    """The attentions and the FFNs of all layers, one sign each."""
+    lines = []
+    for kind in KINDS:
+        signs = [OFF if Unit(layer, kind) in mask else ON for layer in range(mask.depth)]
+        groups = ["".join(signs[start : start + 10]) for start in range(0, mask.depth, 10)]
+        lines.append(f"{kind:<5}{' '.join(groups)}")
+    return "\n".join(lines)
+
+
+def licence(source: Source) -> str:
+    """The licence of the source as the hub spells it, or `unknown`."""
+    if source.text == BUNDLED or source.name == BUNDLED_HUB:
+        return BUNDLED_LICENCE
+    if source.kind == "folder":
+        return _licence_in(source.files / "README.md")
+    if source.kind == "hub":
+        return _licence_on_hub(source)
+    return UNKNOWN
+
+
+def _licence_in(readme: Path) -> str:
+    try:
+        front = _FRONT.match(readme.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        return UNKNOWN
+    found = _LICENCE.search(front[1]) if front else None
+    return found[1] if found else UNKNOWN
+
+
+def _licence_on_hub(source: Source) -> str:
+    import httpx2
+    import huggingface_hub as hub
+    from huggingface_hub import errors
+
+    try:
+        info = hub.HfApi().model_info(source.name, revision=source.revision)
+    except (errors.HfHubHTTPError, errors.OfflineModeIsEnabled, httpx2.HTTPError, OSError):
+        return UNKNOWN
+    found = getattr(info.card_data, "license", None)
+    return found if isinstance(found, str) and re.fullmatch(r"[\w.-]+", found) else UNKNOWN
+
+
+def _title(source: Source) -> str:
+    name = BUNDLED_HUB if source.text == BUNDLED else source.name
+    return re.sub(r"[^\w.-]+", "-", Path(name).name)
+
+
+def _front(source: Source, choice: Choice) -> str:
+    base = BUNDLED_HUB if source.text == BUNDLED else source.name if source.kind == "hub" else ""
+    lines = [
+        "---",
+        f"license: {licence(source)}",
+        *([f"base_model: {base}"] if base else []),
+        "library_name: transformers",
+        "pipeline_tag: text-generation",
+        "tags:",
+        "- pruned",
+        *(["- custom_code"] if choice.form.own_code else []),
+        "---",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _what(loaded: LoadedModel, mask: Mask, choice: Choice, source: Source) -> str:
+    made = loaded.provenance()
+    left = loaded.parameters_left(mask)
+    saved = f"{choice.bytes:,} bytes of weights, {choice.saved:.1%} less than the source's"
+    if choice.bytes >= choice.source_bytes:
+        saved = f"{choice.bytes:,} bytes of weights: this format saves nothing"
+    kv = loaded.kv_bytes_left(mask), loaded.kv_bytes_left(loaded.empty())
+    return (
+        f"Made of {_title(source)} ({made.weights}, {made.model_type}, {made.dtype}) with "
+        f"inspector {__version__}. It computes what the source computes with those units muted; "
+        "nothing was trained afterwards.\n\n"
+        f"- Format `{choice.form.name}`: {choice.form.what}.\n"
+        f"- {saved}.\n"
+        f"- {left:,} of {loaded.parameters:,} parameters are in use.\n"
+        f"- {kv[0]:,} of {kv[1]:,} bytes of KV cache a token.\n"
+        + "".join(f"- {note}\n" for note in choice.form.notes)
+        + f"- Made and checked with transformers {made.versions['transformers']}.\n"
+    )
+
+
+def _checked(check: Check) -> tuple[str, str, str]:
+    result = "failed" if not check["passed"] else "passed, bit for bit"
+    if check["passed"] and not check["exact"]:
+        result = "passed"
+    apart = check["difference"]
+    return check["what"], result, "-" if apart is None else f"{apart:.3g}"
+
+
+def _measured(results: Sequence[Result]) -> str:
+    rows: list[tuple[str, str, str]] = []
+    for result in results:
+        if isinstance(result, Perplexity):
+            # A result may come from a file that somebody else has written.
+            text = re.sub(r"[^\w.:, -]+", " ", str(result.provenance.corpus.get("name", "a text")))
+            rows.append(
+                (
+                    f"perplexity, {text}, windows of {result.length} tokens (lower is better)",
+                    f"{result.perplexity:,.3f}",
+                    f"{result.baseline['perplexity']:,.3f}" if result.baseline else "-",
+                )
+            )
+        elif isinstance(result, Benchmark):
+            rows += [
+                (
+                    f"{task.task}, {task.metric}, {task.items} items (higher is better)",
+                    f"{task.value:.3f} ± {task.stderr:.3f}",
+                    f"{task.baseline:.3f} ± {task.baseline_stderr:.3f}",
+                )
+                for task in result.tasks
+            ]
+    return _table(["measure", "this model", "source"], rows)
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    cells = ([str(cell).replace("|", r"\|").replace("\n", " ") for cell in row] for row in lines)
+    return "".join(f"| {' | '.join(row)} |\n" for row in cells)

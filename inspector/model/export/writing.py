@@ -1,0 +1,123 @@
+"""A folder that is there whole or not at all: a temporary sibling, written through, renamed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from inspector.errors import ExportError
+from inspector.model.loading import gib
+
+RECIPE = "recipe.json"
+"""Every export has it; a folder without it is none of ours and is never replaced."""
+WORK = ".{name}.exporting-{number}"
+
+
+def check_target(target: Path, *, need: int, force: bool) -> None:
+    """Find out before the work whether a folder can be written there.
+
+    Args:
+        target: the folder to be; its parent exists.
+        need: bytes that it takes on the way.
+        force: whether an earlier export may be replaced.
+
+    Raises:
+        ExportError: it cannot; says why and what to do.
+    """
+    parent = target.parent
+    if not target.name or target.name in (".", ".."):
+        raise ExportError(f"{str(target)!r} is no name of a folder: choose another.")
+    if not parent.is_dir():
+        raise ExportError(f"there is no folder {parent}: make it, or choose another.")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise ExportError(f"the folder {parent} cannot be written to: choose another.")
+    if os.path.lexists(target):
+        _check_replaceable(target, force)
+    free = shutil.disk_usage(parent).free
+    if free < need:
+        raise ExportError(
+            f"the export needs {gib(need)} on the way (once for the folder, once for its check), "
+            f"{parent} has {gib(free)} free: choose another disk."
+        )
+
+
+def _check_replaceable(target: Path, force: bool) -> None:
+    if not force:
+        raise ExportError(f"{target} is there already: choose another folder, or use --force.")
+    ours = target.is_dir() and not target.is_symlink()
+    if not ours or (any(target.iterdir()) and not (target / RECIPE).is_file()):
+        raise ExportError(
+            f"{target} is no export of this program, and is not replaced: choose another folder."
+        )
+
+
+@contextmanager
+def workplace(target: Path) -> Iterator[Path]:
+    """Within the block, a new folder beside the target, which is gone afterwards.
+
+    What a killed export to the same target has left behind goes as well.
+
+    Raises:
+        ExportError: the disk is full, or cannot be written to.
+    """
+    _sweep(target)
+    work = target.parent / WORK.format(name=target.name, number=os.getpid())
+    try:
+        work.mkdir()
+        yield work
+    except OSError as error:
+        raise ExportError(
+            f"cannot write beside {target} ({error.strerror or error}): "
+            "free some space, or choose another folder; nothing was kept."
+        ) from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _sweep(target: Path) -> None:
+    """Remove the workplaces of processes that are no longer there, and an earlier one of ours."""
+    beginning = WORK.format(name=target.name, number="")
+    for left in target.parent.iterdir():
+        number = left.name.removeprefix(beginning)
+        if not left.name.startswith(beginning) or not number.isdecimal():
+            continue
+        if int(number) == os.getpid() or not psutil.pid_exists(int(number)):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def put_in_place(made: Path, target: Path, *, force: bool) -> None:
+    """Write the folder through to the disk and give it its name; an earlier export goes with force.
+
+    At every moment the target is whole or absent: the earlier one, none, or the new one.
+    """
+    for file in sorted(made.rglob("*")):
+        write_through(file)
+    write_through(made)
+    if os.path.lexists(target):
+        _check_replaceable(target, force)
+        before = made.parent / "before"
+        target.rename(before)
+        try:
+            made.rename(target)
+        except OSError:
+            before.rename(target)
+            raise
+    else:
+        made.rename(target)
+    write_through(target.parent)
+
+
+def write_through(path: Path) -> None:
+    """Have a file or folder reach the disk."""
+    if path.is_dir() and os.name == "nt":  # Windows opens no folders
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

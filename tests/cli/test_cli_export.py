@@ -1,0 +1,121 @@
+"""`inspector export`: the plan, the folder, the recipe, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inspector.cli import main
+from inspector.cli.commands import COMMANDS
+from inspector.model.export import making
+from inspector.model.export.forms import FORMS
+
+FP32 = ("--dtype", "fp32")
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the fresh process, which test_proof.py has."""
+    check = {"name": "logits", "what": "all", "passed": True, "exact": True, "difference": 0.0}
+    monkeypatch.setattr(making, "prove", lambda *_, **__: [check])
+
+
+def ok(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    assert main(["export", *argv]) == 0, capsys.readouterr().err
+    return capsys.readouterr().out
+
+
+def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    assert main(["export", *argv]) == 2
+    return capsys.readouterr().err
+
+
+def test_without_a_folder_it_says_what_is_possible(capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ("tiny:llama", "--mask", "0.attn,2", *FP32)
+    data = json.loads(ok(capsys, *argv, "--json"))
+    assert [each["format"] for each in data["formats"]] == list(FORMS)
+    by_name = {each["format"]: each for each in data["formats"]}
+    assert by_name["blocks"]["problem"].startswith("layer 0 is off only in part")
+    assert by_name["compact"]["bytes"] < by_name["compact"]["source_bytes"]
+    assert by_name["zeroed"]["bytes"] == by_name["zeroed"]["source_bytes"]
+    text = ok(capsys, *argv)
+    assert "not possible: layer 0 is off only in part" in text
+    assert f"{by_name['compact']['bytes']:,}" in text
+    assert "trust_remote_code=True" in text
+    assert "not possible: no unit is off" in ok(capsys, "tiny:llama")
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_folder_and_its_recipe_once_more(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    text = ok(capsys, "tiny:llama", "--mask", "0.attn,2", "-o", str(one), "--dtype", "bf16")
+    assert "compact" in text
+    assert "passed, bit for bit" in text
+    recipe = str(one / "recipe.json")
+    data = json.loads(ok(capsys, "--recipe", recipe, "-o", str(two), "--json"))
+    assert data["folder"] == str(two)
+    assert data["format"] == "compact"
+    assert data["folder_bytes"] == sum(file.stat().st_size for file in two.iterdir())
+    assert {f.name: f.read_bytes() for f in one.iterdir()} == {
+        f.name: f.read_bytes() for f in two.iterdir()
+    }
+    assert "is there already" in refused(capsys, "--recipe", recipe, "-o", str(two))
+    ok(capsys, "--recipe", recipe, "-o", str(two), "--force")
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_format_that_was_asked_for(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    out = str(tmp_path / "out")
+    ok(capsys, "tiny:llama", "--mask", "2", "-o", out, "--format", "zeroed", *FP32)
+    recipe = json.loads((tmp_path / "out" / "recipe.json").read_text(encoding="utf-8"))
+    assert recipe["export"] == "zeroed"
+
+
+def test_what_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    out = ("-o", str(tmp_path / "out"))
+    assert "name a model, or give --recipe" in refused(capsys)
+    assert "no unit is off" in refused(capsys, "tiny:llama", *out)
+    argv = ("tiny:llama", "--mask", "2")
+    assert "there is no format 'gold'" in refused(capsys, *argv, "--format", "gold", *out)
+    assert "there is no folder" in refused(capsys, *argv, "-o", str(tmp_path / "a" / "b"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_recipes_that_are_none(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    whole: dict[str, Any] = {
+        "kind": "export",
+        "format": 1,
+        "source": "tiny:llama",
+        "weights": "random, seed 0",
+        "dtype": "float32",
+        "mask": {"depth": 4, "muted": ["2"]},
+        "export": "blocks",
+    }
+    recipe = tmp_path / "recipe.json"
+
+    def with_(**changes: Any) -> tuple[str, str]:
+        recipe.write_text(json.dumps({**whole, **changes}), encoding="utf-8")
+        return ("--recipe", str(recipe))
+
+    assert "cannot read the recipe" in refused(capsys, "--recipe", str(tmp_path / "no"))
+    recipe.write_text("{", encoding="utf-8")
+    assert "is not JSON" in refused(capsys, "--recipe", str(recipe))
+    for changes in ({"kind": "scores"}, {"format": 2}, {"mask": "2"}, {"source": None}):
+        assert "is no recipe" in refused(capsys, *with_(**changes))
+    assert "leave out --mask" in refused(capsys, *with_(), "--mask", "1")
+    assert "other weights (sha256 0123)" in refused(capsys, *with_(weights="sha256 0123"))
+    depth = {"depth": 5, "muted": ["2"]}
+    assert "a model of 5 layers" in refused(capsys, *with_(mask=depth))
+    assert "blocks" in ok(capsys, *with_())
+
+
+def test_the_help_names_every_format() -> None:
+    (row,) = [row for row in COMMANDS if row.name == "export"]
+    (argument,) = [each for each in row.arguments if "--format" in each.names]
+    assert all(name in argument.help for name in FORMS)
+    assert row.usage.startswith("export [MODEL] [-o DIR]")
