@@ -14,7 +14,8 @@ from packaging.requirements import Requirement
 from write_requirements import ROOT, constraints
 
 import inspector
-from inspector.cli.commands import COMMANDS, COMMON, Argument
+from inspector.cli.arguments import COMMON, Argument
+from inspector.cli.commands import COMMANDS
 from inspector.measure import corpus
 from inspector.measure.methods import METHODS, SCORES, WAYS
 from inspector.measure.metrics import METRICS

@@ -3,41 +3,30 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NoReturn
 
 from inspector import __version__
 from inspector.cli import checking, exporting, information, looking, showing
+from inspector.cli.arguments import (
+    COMMON,
+    DEVICE,
+    DTYPE,
+    JSON,
+    MASK,
+    MODEL,
+    PLACE,
+    Argument,
+    argument,
+)
 from inspector.errors import InspectorError
 from inspector.measure.methods import METHODS
 from inspector.measure.suites import SUITES
-from inspector.model.sources import FORMS
 from inspector.units import KINDS
 
 if TYPE_CHECKING:
     from inspector.cli.progress import Meter
-
-
-@dataclass(frozen=True)
-class Argument:
-    """One argument: its names, what it says about itself, and what argparse needs besides."""
-
-    names: tuple[str, ...]
-    help: str
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def usage(self) -> str:
-        """How it is written: ``MODEL``, ``RESULT ...``, ``--samples N``, ``-o FILE``."""
-        metavar = self.settings.get("metavar") or "|".join(self.settings.get("choices", ()))
-        metavar += " ..." if self.settings.get("nargs") == "+" else ""
-        return f"{self.names[0]} {metavar}".strip() if self.optional else metavar
-
-    @property
-    def optional(self) -> bool:
-        """Whether it begins with a dash."""
-        return self.names[0].startswith("-")
 
 
 @dataclass(frozen=True)
@@ -57,65 +46,10 @@ class Command:
         return " ".join([self.name, *parts])
 
 
-def _argument(*names: str, help: str, **settings: Any) -> Argument:  # noqa: A002 - argparse's word
-    return Argument(names, help, settings)
-
-
 def _omissible(argument: Argument) -> bool:
     settings = argument.settings
     return settings.get("nargs") == "?" or (argument.optional and not settings.get("required"))
 
-
-MODEL = _argument("model", metavar="MODEL", help="; ".join(form for form, _ in FORMS))
-MASK = _argument(
-    "--mask",
-    metavar="UNITS",
-    default="",
-    help="what is muted: units such as 5.attn,3.ffn,17,21-28.attn, or the path of a mask's .json "
-    "(@FILE for one of another name); default: nothing",
-)
-CORPUS = _argument(
-    "--corpus",
-    metavar="TEXT",
-    help="pydoc:search, pydoc:check, pydoc, wikitext2:train, wikitext2:validation, wikitext2:test, "
-    "c4, alpaca or file:PATH (.txt or .jsonl); default: pydoc:search, for perplexity pydoc:check",
-)
-SAMPLES = _argument(
-    "--samples",
-    metavar="N",
-    type=int,
-    help="windows of the text; default: 8, for perplexity 16",
-)
-LENGTH = _argument(
-    "--length",
-    metavar="T",
-    type=int,
-    help="tokens in a window; default: 256, for perplexity 512, or what the model takes at most",
-)
-SEED = _argument(
-    "--seed",
-    metavar="S",
-    type=int,
-    help="choose the windows at random by this seed; default: the first ones",
-)
-DEVICE = _argument(
-    "--device", metavar="NAME", default="auto", help="auto (CUDA, then MPS, then CPU), cuda:1, cpu"
-)
-DTYPE = _argument(
-    "--dtype",
-    metavar="NAME",
-    default="auto",
-    help="auto (bf16 where the hardware multiplies it natively, else fp32), bf16, fp16, fp32",
-)
-OUTPUT = _argument("-o", "--output", metavar="FILE", help="also write the result as JSON")
-JSON = _argument(
-    "--json", action="store_true", help="print the result as JSON, and nothing else, on stdout"
-)
-
-TEXT = (CORPUS, SAMPLES, LENGTH, SEED)
-COMMON = (MASK, *TEXT, DEVICE, DTYPE, OUTPUT, JSON)
-"""What commands share; those that measure on no text of their own do without `TEXT`."""
-PLACE = (MASK, DEVICE, DTYPE, OUTPUT, JSON)
 
 COMMANDS: tuple[Command, ...] = (
     Command(
@@ -124,7 +58,7 @@ COMMANDS: tuple[Command, ...] = (
         information.info,
         (
             MODEL,
-            _argument(
+            argument(
                 "--no-weights",
                 dest="weights",
                 action="store_false",
@@ -139,7 +73,7 @@ COMMANDS: tuple[Command, ...] = (
         looking.similarity,
         (
             MODEL,
-            _argument(
+            argument(
                 "--kind",
                 choices=("angular", "stream", "unit"),
                 default="angular",
@@ -156,7 +90,7 @@ COMMANDS: tuple[Command, ...] = (
         looking.sweep,
         (
             MODEL,
-            _argument(
+            argument(
                 "--metric",
                 metavar="M",
                 default="nll",
@@ -171,32 +105,32 @@ COMMANDS: tuple[Command, ...] = (
         looking.prune,
         (
             MODEL,
-            _argument(
+            argument(
                 "--method",
                 metavar="NAME",
                 default=next(iter(METHODS)),
                 help=f"{', '.join(METHODS)}; default: {next(iter(METHODS))}",
             ),
-            _argument(
+            argument(
                 "--remove",
                 metavar="K",
                 type=int,
                 help="stop after K removals in the method's own grain: units, or whole layers",
             ),
-            _argument(
+            argument(
                 "--remove-params",
                 metavar="P",
                 help="stop at the first step that has taken this share of all the model's "
                 "parameters (tied ones once): 10% or 0.1",
             ),
-            _argument("--remove-kv", metavar="P", help="the same of the KV cache's bytes"),
-            _argument(
+            argument("--remove-kv", metavar="P", help="the same of the KV cache's bytes"),
+            argument(
                 "--until-perplexity",
                 metavar="X",
                 type=float,
                 help="stop once the perplexity is above X; the first bound that is met counts",
             ),
-            _argument(
+            argument(
                 "--metric",
                 metavar="M",
                 help="what to go by, where there is a choice: "
@@ -207,21 +141,21 @@ COMMANDS: tuple[Command, ...] = (
                 )
                 + "; default: the first",
             ),
-            _argument("--only", choices=KINDS, help="remove units of one kind alone"),
-            _argument(
+            argument("--only", choices=KINDS, help="remove units of one kind alone"),
+            argument(
                 "--protect",
                 metavar="UNITS",
                 default="",
                 help="what is never removed: layers such as 0,29, or units as for --mask",
             ),
-            _argument(
+            argument(
                 "--protect-first-until",
                 metavar="X",
                 type=float,
                 help="finercut: bar the first int(M X / 2) + 1 layers until int(M X) + 1 of the "
                 "model's M units are gone",
             ),
-            _argument(
+            argument(
                 "--as-published",
                 action="store_true",
                 help="do as the authors' code does where that differs: "
@@ -229,14 +163,14 @@ COMMANDS: tuple[Command, ...] = (
                     f"{row.name}: {row.published}" for row in METHODS.values() if row.published
                 ),
             ),
-            _argument(
+            argument(
                 "--method-seed",
                 metavar="S",
                 type=int,
                 default=0,
                 help="seed of the method that draws at random; default: 0",
             ),
-            _argument(
+            argument(
                 "--check-corpus",
                 metavar="TEXT",
                 help="the text of the perplexity recorded at each step, 16 windows of 512 tokens "
@@ -251,7 +185,7 @@ COMMANDS: tuple[Command, ...] = (
         checking.perplexity,
         (
             MODEL,
-            _argument(
+            argument(
                 "--stride",
                 metavar="S",
                 type=int,
@@ -266,7 +200,7 @@ COMMANDS: tuple[Command, ...] = (
         checking.bench,
         (
             MODEL,
-            _argument(
+            argument(
                 "--tasks",
                 metavar="T[,T]",
                 default="own",
@@ -276,19 +210,19 @@ COMMANDS: tuple[Command, ...] = (
                 + "), folders of task YAMLs (which can run code), or .jsonl files with query, "
                 "choices and gold on each line",
             ),
-            _argument(
+            argument(
                 "--limit",
                 metavar="N",
                 type=int,
                 help="the first N items of each task; default: all",
             ),
-            _argument(
+            argument(
                 "--until-decided",
                 action="store_true",
                 help="ask on, 50 items of each task at first, only until the difference to the "
                 "untouched model is no chance any more",
             ),
-            _argument(
+            argument(
                 "--width",
                 metavar="W",
                 type=float,
@@ -303,11 +237,11 @@ COMMANDS: tuple[Command, ...] = (
         checking.generate,
         (
             MODEL,
-            _argument("--prompt", metavar="P", required=True, help="the text to continue"),
-            _argument(
+            argument("--prompt", metavar="P", required=True, help="the text to continue"),
+            argument(
                 "--tokens", metavar="N", type=int, default=64, help="at most so many; default: 64"
             ),
-            _argument("--chat", action="store_true", help="put P into the model's chat template"),
+            argument("--chat", action="store_true", help="put P into the model's chat template"),
             *PLACE,
         ),
     ),
@@ -316,8 +250,8 @@ COMMANDS: tuple[Command, ...] = (
         "write the model without the muted units as a folder that transformers loads",
         exporting.export,
         (
-            _argument("model", metavar="MODEL", nargs="?", help=f"{MODEL.help}; or --recipe"),
-            _argument(
+            argument("model", metavar="MODEL", nargs="?", help=f"{MODEL.help}; or --recipe"),
+            argument(
                 "-o",
                 "--output",
                 dest="folder",
@@ -325,7 +259,7 @@ COMMANDS: tuple[Command, ...] = (
                 help="the folder to write, which must not exist; without it, what the mask allows, "
                 "what each format saves, and who can load it",
             ),
-            _argument(
+            argument(
                 "--format",
                 metavar="NAME",
                 default="auto",
@@ -333,21 +267,19 @@ COMMANDS: tuple[Command, ...] = (
                 "cut out), moe-stub (FFNs alone, in Llama, Mistral and Qwen2), compact (a small "
                 "modelling file comes along) or zeroed (saves nothing)",
             ),
-            _argument(
-                "--force", action="store_true", help="replace an earlier export of that name"
-            ),
-            _argument(
+            argument("--force", action="store_true", help="replace an earlier export of that name"),
+            argument(
                 "--recipe",
                 metavar="FILE",
                 help="take model, mask, dtype and format from the recipe.json of an export",
             ),
-            _argument(
+            argument(
                 "--push-to-hub",
                 dest="repository",
                 metavar="REPO",
                 help="then upload the folder as a new, private repository, with the hub's login",
             ),
-            _argument("--public", action="store_true", help="make that repository public"),
+            argument("--public", action="store_true", help="make that repository public"),
             MASK,
             DEVICE,
             DTYPE,
@@ -359,8 +291,8 @@ COMMANDS: tuple[Command, ...] = (
         "draw saved results into one HTML file that needs nothing else",
         showing.plot,
         (
-            _argument("results", metavar="RESULT", nargs="+", help="files that -o wrote"),
-            _argument("-o", "--output", metavar="OUT.html", required=True, help="where to"),
+            argument("results", metavar="RESULT", nargs="+", help="files that -o wrote"),
+            argument("-o", "--output", metavar="OUT.html", required=True, help="where to"),
         ),
     ),
     Command(
@@ -368,9 +300,9 @@ COMMANDS: tuple[Command, ...] = (
         "serve the page",
         showing.serve,
         (
-            _argument("--host", metavar="H", default="127.0.0.1", help="default: 127.0.0.1"),
-            _argument("--port", metavar="P", type=int, default=7860, help="default: 7860"),
-            _argument("--open", action="store_true", help="open it in a browser"),
+            argument("--host", metavar="H", default="127.0.0.1", help="default: 127.0.0.1"),
+            argument("--port", metavar="P", type=int, default=7860, help="default: 7860"),
+            argument("--open", action="store_true", help="open it in a browser"),
         ),
     ),
 )
@@ -390,7 +322,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="See, toggle, prune and check the sublayers of a language model.",
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"inspector {__version__}")
+    parser.addargument("--version", action="version", version=f"inspector {__version__}")
     parser.set_defaults(run=lambda args, meter: parser.print_help())
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for row in COMMANDS:
@@ -398,5 +330,5 @@ def build_parser() -> argparse.ArgumentParser:
         one.set_defaults(run=row.run)
         for argument in row.arguments:
             words = argument.help.replace("%", "%%")  # argparse formats its helps
-            one.add_argument(*argument.names, help=words, **argument.settings)
+            one.addargument(*argument.names, help=words, **argument.settings)
     return parser

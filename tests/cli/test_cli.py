@@ -17,7 +17,8 @@ import pytest
 
 from inspector import __version__
 from inspector.cli import main
-from inspector.cli.commands import COMMANDS, COMMON, CORPUS, LENGTH, SAMPLES, Argument
+from inspector.cli.arguments import COMMON, CORPUS, LENGTH, SAMPLES, Argument
+from inspector.cli.commands import COMMANDS
 from inspector.cli.summaries import VIEWS, trajectory
 from inspector.measure import corpus
 from inspector.measure.corpus import windows
