@@ -322,13 +322,13 @@ def build_parser() -> argparse.ArgumentParser:
         description="See, toggle, prune and check the sublayers of a language model.",
         allow_abbrev=False,
     )
-    parser.addargument("--version", action="version", version=f"inspector {__version__}")
+    parser.add_argument("--version", action="version", version=f"inspector {__version__}")
     parser.set_defaults(run=lambda args, meter: parser.print_help())
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for row in COMMANDS:
         one = commands.add_parser(row.name, help=row.help, description=row.help, allow_abbrev=False)
         one.set_defaults(run=row.run)
-        for argument in row.arguments:
-            words = argument.help.replace("%", "%%")  # argparse formats its helps
-            one.addargument(*argument.names, help=words, **argument.settings)
+        for each in row.arguments:
+            words = each.help.replace("%", "%%")  # argparse formats its helps
+            one.add_argument(*each.names, help=words, **each.settings)
     return parser
