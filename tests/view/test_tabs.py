@@ -18,7 +18,7 @@ from inspector.units import Mask
 from inspector.view import outcomes
 from inspector.view.session import Session
 from inspector.view.status import active
-from inspector.view.tabs import pruning
+from inspector.view.tabs import check, pruning
 from inspector.view.wiring import Wiring
 from tests.view.conftest import TINY, Pages, finish, request, settle
 
@@ -331,7 +331,7 @@ def test_what_a_run_refuses_is_said_in_the_status(
 
 
 def test_a_row_of_the_history_brings_its_mask_back(
-    ready_pages: Pages, session: Session, measured: dict[str, Result]
+    ready_pages: Pages, session: Session, measured: dict[str, Result], tmp_path: Path
 ):
     made = measured["sweep"].provenance
     for text in ("2.ffn", ""):
@@ -348,20 +348,22 @@ def test_a_row_of_the_history_brings_its_mask_back(
         assert str(session.mask) == expected
     for row in ([], ["3"], ["9.attn"], [None], [["2.ffn"]], ["__import__('os')"]):
         refused(ready_pages, session, click, *row, match="his row is gone")
-    path = Path(ready_pages.fire("history-csv", "click"))
+    path = Path(str(check._csv(tmp_path, session)))
     lines = path.read_text(encoding="utf-8").splitlines()
     assert lines[0].split(",")[:2] == ["Check", "This mask"]
     assert len(lines) == 3 and lines[2].endswith("2.ffn")
     ready_pages.fire("history-clear", "click", False)  # not confirmed
     assert len(session.history) == 2
     ready_pages.fire("history-clear", "click", True)
-    assert session.history == []
+    assert session.history == [] and check._csv(tmp_path, session) is None
+    session.id = "../../x"
+    session.history = [{"Check": "x", "Mask": ""}]
+    assert Path(str(check._csv(tmp_path, session))).resolve().is_relative_to(tmp_path)
 
 
 def test_the_untouched_model_is_benchmarked_once(
     ready_pages: Pages, session: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
-    from inspector.view.tabs import check
 
     known = []
 
@@ -409,7 +411,6 @@ def test_the_generated_text_says_which_mask_it_is_of(ready_pages: Pages, session
     session.results["generation"] = Generation(made, "2", "Once", " upon", " a", 1, 1)
     session.set_mask(Mask.parse("3", 4))
     wiring = Wiring(ready_pages.bench)
-    from inspector.view.tabs import check
 
     with gr.Blocks():
         check._generation(wiring)

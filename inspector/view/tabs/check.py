@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import tempfile
 from pathlib import Path
@@ -59,7 +60,12 @@ def _history_table(wiring: Wiring, redraw_mask: tuple[str, ...]) -> None:
         small: dict[str, Any] = {"size": "sm", "scale": 0, "min_width": 130}
         fetch = gr.DownloadButton("Download CSV", elem_id="history-csv", **small)
         clear = gr.Button("Clear the table", elem_id="history-clear", **small)
-    wiring.section("check", [history], lambda s: [_history(s)])
+    folder = tempfile.TemporaryDirectory(prefix="layer-inspector-")  # gone with the page
+
+    def draw(session: Session) -> list[Any]:
+        return [_history(session), gr.update(value=_csv(Path(folder.name), session))]
+
+    wiring.section("check", [history, fetch], draw)
 
     def back(session: Session, event: gr.EventData) -> None:
         session.set_mask(row_mask(session, event))
@@ -69,16 +75,21 @@ def _history_table(wiring: Wiring, redraw_mask: tuple[str, ...]) -> None:
             session.history = []
             session.touch("check")
 
-    def csv(session: Session) -> str:
-        path = Path(folder.name) / "checks.csv"
-        path.write_text(outcomes.csv_of(session), encoding="utf-8")
-        return str(path)
-
-    folder = tempfile.TemporaryDirectory(prefix="layer-inspector-")  # gone with the page
     sure = gr.Checkbox(visible=False)
     wiring.on(history.select, back, redraw=redraw_mask, with_event=True)
     wiring.on(clear.click, forget, [sure], redraw=["check"], js=SURE)
-    wiring.answer(fetch.click, csv, [], fetch)
+
+
+def _csv(folder: Path, session: Session) -> str | None:
+    """The path of the history as a file, in a place of this page's own; None while it is empty."""
+    if not session.history:
+        return None
+    # The page's name comes from the browser, so it is no part of a path.
+    place = folder / hashlib.sha256(session.id.encode()).hexdigest()[:16]
+    place.mkdir(exist_ok=True)
+    path = place / "checks.csv"
+    path.write_text(outcomes.csv_of(session), encoding="utf-8")
+    return str(path)
 
 
 def row_mask(session: Session, event: gr.EventData) -> Mask:
