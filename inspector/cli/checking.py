@@ -1,4 +1,4 @@
-"""`perplexity`, `bench` and `generate`: what an edit has cost, beside the untouched model."""
+"""`perplexity`, `bench`, `speed`, `generate`: what an edit has cost, beside the untouched model."""
 
 from __future__ import annotations
 
@@ -34,6 +34,23 @@ def bench(args: argparse.Namespace, meter: Meter) -> None:
 
     progress = meter.phase("running tasks")
     result = benchmark(loaded, tasks, mask, limit=args.limit, progress=progress)
+    meter.clear()
+    emit(result, args)
+
+
+def speed(args: argparse.Namespace, meter: Meter) -> None:
+    """Time the model under the mask and the untouched one, in turns."""
+    loaded, mask = loaded_model(args, meter)
+    from inspector.measure.speed import speed as measure
+
+    result = measure(
+        loaded,
+        mask,
+        prompt_length=args.prompt_tokens,
+        new_tokens=args.tokens,
+        rounds=args.rounds,
+        progress=meter.phase("measuring speed"),
+    )
     meter.clear()
     emit(result, args)
 

@@ -282,6 +282,32 @@ COMMANDS: tuple[Command, ...] = (
         ),
     ),
     Command(
+        "speed",
+        "prefill, decoding, memory and cache under a mask and of the untouched model, in turns",
+        checking.speed,
+        (
+            MODEL,
+            _argument(
+                "--prompt-tokens",
+                metavar="N",
+                type=int,
+                default=512,
+                help="tokens of the random prompt; default: 512",
+            ),
+            _argument(
+                "--tokens", metavar="N", type=int, default=32, help="new tokens; default: 32"
+            ),
+            _argument(
+                "--rounds",
+                metavar="R",
+                type=int,
+                default=5,
+                help="how many times both are run, besides one that is not counted; default: 5",
+            ),
+            *PLACE,
+        ),
+    ),
+    Command(
         "generate",
         "continue a prompt under a mask and with the untouched model",
         checking.generate,

@@ -9,7 +9,7 @@ from typing import Any
 from inspector.cli.text import number, printable, table
 from inspector.paired import Paired
 from inspector.results.base import Result
-from inspector.results.checks import Benchmark, Generation, Perplexity
+from inspector.results.checks import Benchmark, Generation, Perplexity, Speed, Spread
 from inspector.results.scores import Scores, Similarity
 from inspector.results.trajectory import Trajectory
 from inspector.units import KINDS, Mask
@@ -160,6 +160,38 @@ def benchmark(result: Benchmark) -> str:
     return "\n".join(lines)
 
 
+def speed(result: Speed) -> str:
+    """Every quantity under the mask and of the untouched model, and how many times as much."""
+    rows = [_speed_row(result, *row) for row in SPEED]
+    rows.append(
+        ["KV cache as measured (B/token)"]
+        + [number(each) for each in (result.kv_measured, result.baseline_kv_measured)]
+        + [_over(result.kv_measured, result.baseline_kv_measured)]
+    )
+    rows.append(
+        ["KV cache of the units that are on, computed (B/token)"]
+        + [f"{each:,}" for each in (result.kv_computed, result.baseline_kv_computed)]
+        + [_over(result.kv_computed, result.baseline_kv_computed)]
+    )
+    done = len(result.runs)
+    rounds = "1 round" if result.rounds == 1 else f"{result.rounds} rounds"
+    rounds = rounds if done == result.rounds else f"{done} of {rounds}"
+    title = (
+        f"A prompt of {result.prompt_length} tokens, then {result.new_tokens} one by one, batch "
+        f"{result.batch}; both models in turns, {rounds}: median (least to greatest)"
+    )
+    header = ["", "this mask", "untouched model", "ratio"]
+    return f"{title}\n\n{table(header, rows)}"
+
+
+SPEED = (
+    ("prefill", "prefill (tokens/s), higher = better", 1.0),
+    ("decode", "decode (ms/token), lower = better", 1.0),
+    ("memory", "peak memory above the weights (MiB), lower = better", float(1 << 20)),
+)
+"""Quantity, words and the divisor to the unit that is shown."""
+
+
 def generation(result: Generation) -> str:
     """The prompt, and what each model made of it."""
     parts = [
@@ -176,6 +208,7 @@ SUMMARIES: dict[type[Result], Summary] = {
     Trajectory: trajectory,
     Perplexity: perplexity,
     Benchmark: benchmark,
+    Speed: speed,
     Generation: generation,
 }
 
@@ -199,6 +232,24 @@ def _perplexity_row(name: str, values: dict[str, Any]) -> list[str]:
 
 def _perplexity(value: float) -> str:
     return f"{value:,.2f}" if value < 1e9 else number(value)
+
+
+def _speed_row(result: Speed, name: str, words: str, divisor: float) -> list[str]:
+    here, untouched = result.here(name), result.untouched(name)
+    return [words, _spread(here, divisor), _spread(untouched, divisor), _spread(result.ratio(name))]
+
+
+def _spread(spread: Spread, divisor: float = 1.0) -> str:
+    if math.isnan(spread.median):
+        return "not measured"
+    median, low, high = (
+        number(each / divisor) for each in (spread.median, spread.low, spread.high)
+    )
+    return f"{median} ({low} to {high})"
+
+
+def _over(one: float, other: float) -> str:
+    return number(one / other if other else math.nan)
 
 
 def _change(change: Paired | None) -> str:

@@ -69,7 +69,7 @@ def generate(
     if tokens < 1:
         raise InspectorError(f"cannot write {tokens} tokens: ask for 1 or more.")
     inputs = _inputs(loaded, prompt, chat)
-    _require_room(loaded, inputs["input_ids"].shape[1], tokens)
+    require_room(loaded, inputs["input_ids"].shape[1], tokens)
     begun = Generation(loaded.provenance(), str(mask), prompt, "", "", 0, 0)
     both = baseline and not len(mask)  # one text for the two
     turns = 2 if baseline and len(mask) else 1
@@ -135,7 +135,12 @@ def _inputs(loaded: LoadedModel, prompt: str, chat: bool) -> dict[str, torch.Ten
     return {name: inputs[name].to(loaded.device) for name in ("input_ids", "attention_mask")}
 
 
-def _require_room(loaded: LoadedModel, prompt: int, tokens: int) -> None:
+def require_room(loaded: LoadedModel, prompt: int, tokens: int) -> None:
+    """Refuse a prompt of so many tokens and so many new ones that the window cannot hold.
+
+    Raises:
+        InspectorError: they are more than the model takes; says how many would fit.
+    """
     window = loaded.max_length
     if window is None or prompt + tokens <= window:
         return

@@ -138,7 +138,7 @@ def test_help_names_every_corpus_metric_and_default() -> None:
 
 
 def test_every_command_takes_the_common_arguments_that_mean_something_to_it() -> None:
-    without_text = {"info", "bench", "generate"}
+    without_text = {"info", "bench", "speed", "generate"}
     for row in COMMANDS:
         if row.name in ("plot", "serve"):
             continue
@@ -361,6 +361,20 @@ def test_bench_takes_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     tasks = ", ".join(str(tmp_path / name) for name in ("one.jsonl", "two.jsonl"))
     data = as_json(capsys, "bench", MODEL, "--tasks", tasks)
     assert {row["task"] for row in data["tasks"]} == {"one", "two"}
+
+
+def test_speed(tiny: LoadedModel, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["speed", MODEL, "--mask", "1.attn,3", "--dtype", "fp32", "--prompt-tokens", "9"]
+    argv += ["--tokens", "2", "--rounds", "2"]
+    data = as_json(capsys, *argv)
+    assert (data["mask"], data["prompt_length"], data["new_tokens"]) == ("1.attn,3", 9, 2)
+    assert len(data["runs"]) == len(data["baseline_runs"]) == data["rounds"] == 2
+    assert data["kv_computed"] == tiny.kv_bytes_left(tiny.mask("1.attn,3"))
+    lines = ok(capsys, *argv).splitlines()
+    assert [line.split(" (")[0] for line in lines if "B/token" in line] == [
+        "KV cache as measured",
+        "KV cache of the units that are on, computed",
+    ]
 
 
 def test_generate(tiny: LoadedModel, capsys: pytest.CaptureFixture[str]) -> None:

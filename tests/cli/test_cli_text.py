@@ -11,7 +11,15 @@ from inspector.cli.progress import CLEAR_LINE, Meter, describe, duration
 from inspector.cli.summaries import SUMMARIES, summary
 from inspector.cli.text import number, printable, table
 from inspector.results.base import Provenance
-from inspector.results.checks import Benchmark, Flip, Generation, Perplexity, TaskScore
+from inspector.results.checks import (
+    Benchmark,
+    Flip,
+    Generation,
+    Perplexity,
+    Speed,
+    SpeedRun,
+    TaskScore,
+)
 from inspector.results.files import KINDS
 
 MADE = Provenance("tiny:llama", "random", "llama", "float32", "cpu", 4)
@@ -132,6 +140,21 @@ def test_what_a_model_writes_cannot_steer_a_terminal() -> None:
 
 def test_every_kind_of_result_has_a_summary() -> None:
     assert set(SUMMARIES) == set(KINDS.values())
+
+
+def test_a_speed_says_medians_and_spread() -> None:
+    runs, base = [SpeedRun(60.0, 10.0), SpeedRun(80.0, 14.0)], [SpeedRun(40.0, 20.0)] * 2
+    shown = summary(Speed(MADE, "1", 512, 32, 1, 5, runs, base, 68.0, 128.0, 64, 128))
+    lines = [line.split("  ") for line in shown.splitlines()]
+    rows = {line[0]: [cell.strip() for cell in line[1:] if cell.strip()] for line in lines}
+    assert rows["prefill (tokens/s), higher = better"] == [
+        "70 (60 to 80)",
+        "40 (40 to 40)",
+        "1.75 (1.5 to 2)",
+    ]
+    assert rows["peak memory above the weights (MiB), lower = better"] == ["not measured"] * 3
+    assert rows["KV cache as measured (B/token)"] == ["68", "128", "0.5312"]
+    assert "both models in turns, 2 of 5 rounds" in shown
 
 
 def test_a_benchmark_stands_beside_its_baseline() -> None:

@@ -173,6 +173,14 @@ def test_generation_lines(ready_pages: Pages, tiny: LoadedModel):
     assert (args.prompt, args.tokens, args.chat) == (found.prompt, 4, False)
 
 
+def test_speed_lines(ready_pages: Pages):
+    ready_pages.bench.session(request("a")).set_mask(Mask.parse("2", 4))
+    ready_pages.fire("speed-go", "click", 7, 3, 2)
+    args, found = line_of(ready_pages, "speed")
+    assert (args.prompt_tokens, args.tokens, args.rounds) == (7, 3, 2)
+    assert (found.prompt_length, found.new_tokens, len(found.runs)) == (7, 3, 2)
+
+
 def test_benchmark_lines(ready_pages: Pages, monkeypatch: pytest.MonkeyPatch):
     lines = []
     monkeypatch.setattr(ready_pages.bench, "run", lambda *args: lines.append(args[-1]))

@@ -256,6 +256,7 @@ STARTS = {
     "prune-go": (*FORM.values(), *TEXT),
     "perplexity-go": ("", "pydoc:check", 2, 16),
     "benchmark-go": ("own", 4),
+    "speed-go": (8, 2, 1),
     "generate-go": ("Once", 4, False),
 }
 
@@ -284,6 +285,9 @@ def test_what_has_the_model_measures_under_the_present_mask(
         ("generate-go", (" ", 4, False), "rite a prompt first"),
         ("generate-go", ("x", None, False), "how many tokens"),
         ("generate-go", ("x", 0, False), "how many tokens"),
+        ("speed-go", (None, 2, 1), "how many prompt tokens"),
+        ("speed-go", (8, 0, 1), "how many new tokens"),
+        ("speed-go", (8, 2, 1.5), "how many rounds"),
         ("benchmark-go", (" , ", 4), "ame a task"),
         ("benchmark-go", ("own", -1), "how many items"),
         ("prune-go", (*{**FORM, "amount": 1.5}.values(), *TEXT), "ay how many to remove"),

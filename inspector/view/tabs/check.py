@@ -12,7 +12,9 @@ from inspector.errors import InspectorError, TaskError
 from inspector.measure.benchmark import benchmark
 from inspector.measure.generation import generate
 from inspector.measure.perplexity import perplexity
-from inspector.results.checks import Benchmark, Flip, Perplexity
+from inspector.measure.speed import PROMPT as PROMPT_TOKENS
+from inspector.measure.speed import ROUNDS, TOKENS, speed
+from inspector.results.checks import Benchmark, Flip, Perplexity, Speed
 from inspector.view import figures, outcomes
 from inspector.view.commands import command
 from inspector.view.plot import Plot
@@ -36,6 +38,7 @@ def build(wiring: Wiring, sidebar: Sidebar) -> None:
             _perplexity(wiring, sidebar)
         with gr.Column(min_width=320):
             _benchmark(wiring)
+    _speed(wiring)
     _generation(wiring)
     gr.Markdown("### What was tried")
     history = gr.Dataframe(
@@ -137,6 +140,40 @@ def _benchmark(wiring: Wiring) -> None:
 
     wiring.section("check", [plot, more, flips], draw)
     wiring.on(go.click, start, [tasks, limit], redraw=["status"])
+
+
+def _speed(wiring: Wiring) -> None:
+    gr.Markdown("### Speed\nBoth models in turns, as this machine runs them now.")
+    with gr.Row(equal_height=True):
+        prompt = gr.Number(
+            PROMPT_TOKENS, label="Prompt tokens", precision=0, minimum=1, min_width=110
+        )
+        tokens = gr.Number(TOKENS, label="New tokens", precision=0, minimum=1, min_width=110)
+        rounds = gr.Number(ROUNDS, label="Rounds", precision=0, minimum=1, min_width=80)
+        go = gr.Button("Measure speed", variant="primary", min_width=160, elem_id="speed-go")
+    plot = Plot(empty="Not measured yet.", elem_id="speed")
+
+    def draw(session: Session) -> list[Any]:
+        found = session.results.get("speed")
+        return [figures.speed(found) if isinstance(found, Speed) else None]
+
+    def start(session: Session, *counts: float | None) -> None:
+        bench, card, mask = wiring.bench, session.require_card(), session.require_mask()
+        asked = ("how many prompt tokens", "how many new tokens", "how many rounds")
+        length, new, times = (
+            whole(each, what, 1) for each, what in zip(counts, asked, strict=True)
+        )
+
+        def work(loaded: Any, progress: Any) -> Any:
+            return speed(
+                loaded, mask, prompt_length=length, new_tokens=new, rounds=times, progress=progress
+            )
+
+        line = command("speed", card, str(mask), prompt_tokens=length, tokens=new, rounds=times)
+        bench.run(session, "speed", "Speed", work, line)
+
+    wiring.section("check", [plot], draw)
+    wiring.on(go.click, start, [prompt, tokens, rounds], redraw=["status"])
 
 
 def _generation(wiring: Wiring) -> None:
