@@ -15,6 +15,7 @@ from inspector.errors import InspectorError, ResultError
 from inspector.results.base import FORMAT, Provenance, Result
 from inspector.results.checks import (
     Benchmark,
+    Continuation,
     Flip,
     Generation,
     Perplexity,
@@ -127,8 +128,12 @@ EXAMPLES: dict[str, Result] = {
         kv_measured=260.0, baseline_kv_measured=NAN, kv_computed=256, baseline_kv_computed=512,
     ),
     "generation": Generation(
-        provenance(), "2.ffn", prompt="a\u2028b", text="\U0001f600", baseline_text="", tokens=3,
-        baseline_tokens=0,
+        provenance(), "2.ffn",
+        [
+            Continuation("a\u2028b", "\U0001f600", "", tokens=3, baseline_tokens=0),
+            Continuation("x", "abc", "abd", 3, 3, parted=2, shared=2),
+        ],
+        temperature=0.5, top_p=0.9, seed=7,
     ),
 }  # fmt: skip
 

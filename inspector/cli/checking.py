@@ -56,13 +56,20 @@ def speed(args: argparse.Namespace, meter: Meter) -> None:
 
 
 def generate(args: argparse.Namespace, meter: Meter) -> None:
-    """Continue a prompt under the mask and with the untouched model."""
+    """Continue prompts under the mask and with the untouched model."""
     loaded, mask = loaded_model(args, meter)
     from inspector.measure.generation import generate as continued
 
-    progress = meter.phase("writing")
     result = continued(
-        loaded, args.prompt, mask, tokens=args.tokens, chat=args.chat, progress=progress
+        loaded,
+        args.prompt,
+        mask,
+        tokens=args.tokens,
+        chat=args.chat,
+        temperature=args.temperature,
+        top_p=args.top_p,
+        seed=args.seed or 0,
+        progress=meter.phase("writing"),
     )
     meter.clear()
     emit(result, args)

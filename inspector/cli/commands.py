@@ -309,15 +309,42 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command(
         "generate",
-        "continue a prompt under a mask and with the untouched model",
+        "continue prompts under a mask and with the untouched model",
         checking.generate,
         (
             MODEL,
-            _argument("--prompt", metavar="P", required=True, help="the text to continue"),
+            _argument(
+                "--prompt",
+                metavar="P",
+                required=True,
+                action="append",
+                help="the text to continue; may be given several times",
+            ),
             _argument(
                 "--tokens", metavar="N", type=int, default=64, help="at most so many; default: 64"
             ),
             _argument("--chat", action="store_true", help="put P into the model's chat template"),
+            _argument(
+                "--temperature",
+                metavar="X",
+                type=float,
+                help="draw each token at this temperature, 0.01 to 100; default: take the most "
+                "likely one",
+            ),
+            _argument(
+                "--top-p",
+                metavar="P",
+                type=float,
+                default=1.0,
+                help="draw from the likeliest tokens that together have this probability; "
+                "default: 1",
+            ),
+            _argument(
+                "--seed",
+                metavar="S",
+                type=int,
+                help="seed of the draws, the same for both models; default: 0",
+            ),
             *PLACE,
         ),
     ),

@@ -9,7 +9,14 @@ from typing import Any
 from inspector.cli.text import number, printable, table
 from inspector.paired import Paired
 from inspector.results.base import Result
-from inspector.results.checks import Benchmark, Generation, Perplexity, Speed, Spread
+from inspector.results.checks import (
+    Benchmark,
+    Continuation,
+    Generation,
+    Perplexity,
+    Speed,
+    Spread,
+)
 from inspector.results.scores import Scores, Similarity
 from inspector.results.trajectory import Trajectory
 from inspector.units import KINDS, Mask
@@ -193,13 +200,29 @@ SPEED = (
 
 
 def generation(result: Generation) -> str:
-    """The prompt, and what each model made of it."""
+    """Each prompt, what each model made of it, and where the two part."""
+    drawn = ""
+    if result.temperature is not None:
+        drawn = (
+            f"drawn at temperature {result.temperature:g}, top-p {result.top_p:g}, seed "
+            f"{result.seed}\n\n"
+        )
+    return drawn + "\n\n".join(map(_continuation, result.continuations))
+
+
+def _continuation(one: Continuation) -> str:
     parts = [
-        ("prompt", result.prompt),
-        (f"this mask, {result.tokens} tokens", result.text),
-        (f"untouched model, {result.baseline_tokens} tokens", result.baseline_text),
+        ("prompt", one.prompt),
+        (f"this mask, {one.tokens} tokens", one.text),
+        (f"untouched model, {one.baseline_tokens} tokens", one.baseline_text),
     ]
-    return "\n\n".join(f"--- {title}\n{printable(text)}" for title, text in parts)
+    texts = [f"--- {title}\n{printable(text)}" for title, text in parts]
+    if one.parted is not None:
+        tokens = "1 token" if one.parted == 1 else f"{one.parted} tokens"
+        texts.append(f"--- the two part after {tokens}")
+    elif one.same:
+        texts.append("--- the two are the same")
+    return "\n\n".join(texts)
 
 
 SUMMARIES: dict[type[Result], Summary] = {

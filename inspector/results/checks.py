@@ -206,17 +206,63 @@ class Speed(Result):
 
 
 @dataclass(frozen=True)
-class Generation(Result):
-    """The continuation of one prompt by the model under `mask` and by the untouched one.
+class Continuation:
+    """What the model under the mask and the untouched one wrote after one prompt.
 
     `baseline_text` is empty until the untouched model has had its turn; `tokens` and
-    `baseline_tokens` count what each wrote, end-of-text excluded.
+    `baseline_tokens` count what each wrote, end-of-text excluded. `parted` is the index, from 0, of
+    the first new token in which the two differ (an end of the text counts as one); None where they
+    do not, or where that is not known. `shared` is how many characters both begin with that come
+    from the tokens before it.
     """
-
-    kind: ClassVar[str] = "generation"
 
     prompt: str
     text: str
     baseline_text: str
     tokens: int
     baseline_tokens: int
+    parted: int | None = None
+    shared: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what is no text, and a common beginning that is none."""
+        texts = (self.prompt, self.text, self.baseline_text)
+        if not all(isinstance(each, str) for each in texts):
+            raise ResultError("a continuation needs a prompt and two texts.")
+        if self.text[: self.shared] != self.baseline_text[: self.shared]:
+            raise ResultError("the two texts of a continuation do not begin alike.")
+
+    @property
+    def same(self) -> bool:
+        """Whether both models wrote the same."""
+        mine, theirs = (self.text, self.tokens), (self.baseline_text, self.baseline_tokens)
+        return self.parted is None and mine == theirs
+
+
+@dataclass(frozen=True)
+class Generation(Result):
+    """What the model under `mask` and the untouched one write after each of some prompts.
+
+    Each token is the most likely one where `temperature` is None; otherwise it is drawn with that
+    temperature from the likeliest tokens that together have the probability `top_p`, after `seed`,
+    the same for both models and for every prompt.
+    """
+
+    kind: ClassVar[str] = "generation"
+
+    continuations: list[Continuation]
+    temperature: float | None = None
+    top_p: float = 1.0
+    seed: int = 0
+
+    @classmethod
+    def _from_json(cls, data: dict[str, Any]) -> Self:
+        if "continuations" not in data:  # of a time with one prompt a result
+            one = {name: value for name, value in data.items() if name in _ONE_PROMPT}
+            data = {name: value for name, value in data.items() if name not in _ONE_PROMPT}
+            data["continuations"] = [one]
+        rows = [Continuation(**row) for row in data["continuations"]]
+        return super()._from_json({**data, "continuations": rows})
+
+
+_ONE_PROMPT = ("prompt", "text", "baseline_text", "tokens", "baseline_tokens")

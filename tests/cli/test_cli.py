@@ -384,11 +384,26 @@ def test_generate(tiny: LoadedModel, capsys: pytest.CaptureFixture[str]) -> None
     assert measured(from_json(data)) == measured(same)
     out = ok(capsys, *argv)
     titles = [line for line in out.splitlines() if line.startswith("--- ")]
+    assert same.continuations[0].parted == 0
     assert [title.split(",")[0] for title in titles] == [
         "--- prompt",
         "--- this mask",
         "--- untouched model",
+        "--- the two part after 0 tokens",
     ]
+
+
+def test_generate_draws_and_takes_several_prompts(
+    tiny: LoadedModel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["generate", MODEL, "--prompt", "one", "--prompt=two\nlines", "--tokens", "5"]
+    argv += ["--mask", "3", "--temperature", "0.8", "--top-p", "0.9", "--seed", "4"]
+    data = as_json(capsys, *argv, "--dtype", "fp32")
+    prompts = ["one", "two\nlines"]
+    drawn = {"temperature": 0.8, "top_p": 0.9, "seed": 4}
+    same = generate(tiny, prompts, tiny.mask("3"), tokens=5, **drawn)
+    assert measured(from_json(data)) == measured(same)
+    assert data["provenance"]["seed"] == 4
 
 
 def test_windows_are_no_longer_than_the_model_takes(capsys: pytest.CaptureFixture[str]) -> None:

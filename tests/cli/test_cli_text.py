@@ -13,6 +13,7 @@ from inspector.cli.text import number, printable, table
 from inspector.results.base import Provenance
 from inspector.results.checks import (
     Benchmark,
+    Continuation,
     Flip,
     Generation,
     Perplexity,
@@ -130,12 +131,24 @@ def test_numbers(value: float, said: str) -> None:
 
 def test_what_a_model_writes_cannot_steer_a_terminal() -> None:
     text = "a\x1b]0;title\x07\x9b2J\r\nb\tc"
-    result = Generation(MADE, "", "say", text, "", 3, 0)
+    result = Generation(MADE, "", [Continuation("say", text, "", 3, 0)])
     shown = summary(result)
     assert not {each for each in shown if ord(each) < 32} - {"\n", "\t"}
     assert "\x9b" not in shown
     assert "�\nb\tc" in shown
     assert printable(text, lines=False).count("\n") == 0
+
+
+def test_where_two_texts_part_is_said() -> None:
+    one = Continuation("say", "abc", "abd", 3, 3, parted=2, shared=2)
+    shown = summary(Generation(MADE, "1", [one, Continuation("x", "y", "y", 1, 1, shared=1)]))
+    assert shown.count("--- the two part after 2 tokens") == 1
+    assert shown.count("--- the two are the same") == 1
+    assert shown.count("--- prompt") == 2
+    assert "drawn" not in shown
+    unknown = summary(Generation(MADE, "1", [Continuation("x", "y", "z", 1, 1)], 0.5, 0.9, 7))
+    assert "the two" not in unknown
+    assert "drawn at temperature 0.5, top-p 0.9, seed 7" in unknown
 
 
 def test_every_kind_of_result_has_a_summary() -> None:

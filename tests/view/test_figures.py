@@ -20,6 +20,7 @@ from inspector.model.loaded import LoadedModel
 from inspector.results.base import Provenance, Result
 from inspector.results.checks import (
     Benchmark,
+    Continuation,
     Generation,
     Perplexity,
     Speed,
@@ -195,7 +196,7 @@ def test_every_figure_says_what_it_shows(result: Result):
 
 
 def test_a_text_has_no_figure():
-    text = Generation(provenance(3), "", "prompt", "text", "base", 1, 1)
+    text = Generation(provenance(3), "", [Continuation("prompt", "text", "base", 1, 1)])
     assert figures_of(text) == []
 
 

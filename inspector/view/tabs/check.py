@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,14 @@ from inspector.view import figures, outcomes
 from inspector.view.commands import command
 from inspector.view.plot import Plot
 from inspector.view.session import Session
+from inspector.view.side_by_side import side_by_side
 from inspector.view.sidebar import Sidebar
-from inspector.view.texts import cut, options_of, whole
+from inspector.view.texts import cut, number, options_of, whole
 from inspector.view.wiring import Wiring
 
 PROMPT = "The three most important things to know about volcanoes are"
 _NAME = re.compile(r"\w[\w-]{0,99}", re.ASCII)
+_DASHES = re.compile(r"\n?^---[ \t\r]*$\n?", re.MULTILINE)
 FLIPS = ("Task", "Question", "Right", "This mask", "Untouched")
 SHOWN = 200
 """The most items in the table of those answered otherwise."""
@@ -177,44 +180,71 @@ def _speed(wiring: Wiring) -> None:
 
 
 def _generation(wiring: Wiring) -> None:
-    gr.Markdown("### A few generated lines\nThe same prompt through both models, greedy.")
+    gr.Markdown("### A few generated lines\nThe same prompts through both models.")
     with gr.Row(equal_height=True):
         prompt = gr.Textbox(
-            PROMPT, label="Prompt", lines=2, scale=3, min_width=260, elem_id="prompt"
+            PROMPT,
+            label="Prompts",
+            info="Several: put a line of three dashes (---) between them.",
+            lines=2,
+            scale=3,
+            min_width=260,
+            elem_id="prompt",
         )
         tokens = gr.Number(48, label="Tokens", precision=0, minimum=1, min_width=80, scale=0)
         chat = gr.Checkbox(False, label="Chat template", min_width=130, scale=0)
         go = gr.Button("Generate", variant="primary", scale=0, elem_id="generate-go")
     with gr.Row():
-        ours = gr.Textbox(
-            label="With this mask", lines=6, interactive=False, buttons=["copy"], min_width=260
+        temperature = gr.Textbox(
+            label="Temperature", placeholder="none: the most likely tokens", min_width=110
         )
-        theirs = gr.Textbox(
-            label="Untouched", lines=6, interactive=False, buttons=["copy"], min_width=260
-        )
+        top_p = gr.Textbox(label="Top-p", placeholder="1", min_width=80)
+        seed = gr.Textbox(label="Seed of the draws", placeholder="0", min_width=80)
+    texts = gr.HTML(elem_id="generated")
 
-    def draw(session: Session) -> list[Any]:
-        found = session.generated
-        if found is None:
-            return [gr.update(value="", label="With this mask"), ""]
-        # The mask may have changed since.
-        label = f"With {found.mask} off" if found.mask else "With nothing off"
-        return [gr.update(value=found.text, label=label), found.baseline_text]
-
-    def start(session: Session, written: str, count: float | None, template: bool) -> None:
+    def start(
+        session: Session, written: str, count: float | None, template: bool, *drawn: str | None
+    ) -> None:
         bench, card, mask = wiring.bench, session.require_card(), session.require_mask()
-        number = whole(count, "how many tokens", 1)
-        if not (written or "").strip():
-            raise InspectorError("write a prompt first.")
+        most = whole(count, "how many tokens", 1)
+        prompts, settings = prompts_of(written), _drawn(*drawn)
 
         def work(loaded: Any, progress: Any) -> Any:
-            return generate(loaded, written, mask, tokens=number, chat=template, progress=progress)
+            return generate(
+                loaded, prompts, mask, tokens=most, chat=template, **settings, progress=progress
+            )
 
-        line = command("generate", card, str(mask), prompt=written, tokens=number, chat=template)
+        line = command("generate", card, str(mask), tokens=most, chat=template, **settings)
+        # The shell's quoting; a prompt may begin with a dash.
+        line += " " + shlex.join(f"--prompt={each}" for each in prompts)
         bench.run(session, "generation", "Generation", work, line)
 
-    wiring.section("check", [ours, theirs], draw)
-    wiring.on(go.click, start, [prompt, tokens, chat], redraw=["status"])
+    wiring.section("check", [texts], lambda s: [side_by_side(s.generated)])
+    inputs = [prompt, tokens, chat, temperature, top_p, seed]
+    wiring.on(go.click, start, inputs, redraw=["status"])
+
+
+def prompts_of(written: str | None) -> list[str]:
+    """The prompts in a field, as they stand between lines of three dashes; blank ones are left out.
+
+    Raises:
+        InspectorError: there is none.
+    """
+    found = [each for each in _DASHES.split(written or "") if each.strip()]
+    if not found:
+        raise InspectorError("write a prompt first.")
+    return found
+
+
+def _drawn(temperature: str | None, top_p: str | None, seed: str | None) -> dict[str, Any]:
+    """Arguments of `generate` from the fields; empty ones are left out."""
+    start = number(seed, "the seed")
+    options = {
+        "temperature": number(temperature, "the temperature"),
+        "top_p": number(top_p, "top-p"),
+        "seed": None if start is None else whole(start, "the seed", 0),
+    }
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _flips(found: Benchmark) -> list[list[str]]:
