@@ -12,6 +12,7 @@ _GRID = (
 )
 _TEXT = "white-space: pre-wrap; overflow-wrap: anywhere; margin: 0.25rem 0 0"
 _GREY = "color: var(--body-text-color-subdued)"
+_COMMON = f"{_GREY}; opacity: 0.82"  # paler still, and 4.5:1 against the page
 
 
 def side_by_side(found: Generation | None) -> str:
@@ -42,7 +43,7 @@ def _pair(one: Continuation, label: str) -> str:
 
 def _column(title: str, text: str, shared: int) -> str:
     common, rest = escape(text[:shared]), escape(text[shared:])
-    begin = f'<span class="common" style="{_GREY}">{common}</span>' if common else ""
+    begin = f'<span class="common" style="{_COMMON}">{common}</span>' if common else ""
     return (
         f'<div><div style="{_GREY}">{escape(title)}</div>'
         f'<div style="{_TEXT}">{begin}{rest}</div></div>'

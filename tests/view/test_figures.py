@@ -590,6 +590,7 @@ def test_speed_has_medians_with_the_least_and_the_greatest_run():
     ]
     words = layout_of(figure).meta["lines"]
     assert "prefill 1.75 (1.5 to 2), decode 0.5 (0.5 to 0.5), memory 1" in words[1]
+    assert words[2] == "KV cache of the units that are on, computed: 64 of 128 B/token"
     assert [row["model"] for row in rows_of(figure)] == ["this mask"] * 2 + ["untouched"] * 2
     assert rows_of(figure)[1]["decode_ms_per_token"] == "14"
 

@@ -70,6 +70,8 @@ def speed(result: Speed) -> go.Figure:
             f"batch {result.batch}; both models in turns, {rounds}. Bars are medians, lines run "
             "from the least to the greatest run",
             _ratios(result),
+            "KV cache of the units that are on, computed: "
+            f"{result.kv_computed:,} of {result.baseline_kv_computed:,} B/token",
             about(result),
         ],
         csv=csv_text(CSV, _rows(result)),
