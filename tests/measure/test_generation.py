@@ -14,7 +14,7 @@ from transformers import GenerationConfig
 from inspector.errors import InspectorError, MaskError, OutOfMemory
 from inspector.jobs import Cancelled
 from inspector.measure.generation import EVERY, generate
-from inspector.measure.pen import Pen, parting
+from inspector.measure.pen import Pen, compared, parting
 from inspector.model.loaded import LoadedModel
 from inspector.model.loading import load
 from inspector.model.surgery import muted, replaced
@@ -510,6 +510,19 @@ def test_they_part_inside_a_character_and_share_the_whole_ones(loaded: LoadedMod
         found = write(loaded, PROMPT, loaded.mask("1"), tokens=3)
     assert (found.text, found.baseline_text) == ("aé", "aê")
     assert (found.parted, found.shared) == (2, 1)
+
+
+def test_what_they_share_ends_with_a_token_not_with_a_letter() -> None:
+    class Words:
+        def decode(self, ids: list[int], **_: Any) -> str:
+            return "".join(("the", " cat", " car", " sat")[each] for each in ids)
+
+    here, there = Pen(Words(), [], set()), Pen(Words(), [], set())
+    here.add([0, 1, 3])
+    there.add([0, 2, 3])
+    found = compared("x", here, there)
+    assert (found.text, found.baseline_text) == ("the cat sat", "the car sat")
+    assert (found.parted, found.shared) == (1, len("the"))
 
 
 def test_until_both_have_ended_only_what_differs_parts() -> None:
