@@ -13,7 +13,16 @@ import pytest
 
 from inspector.errors import InspectorError, ResultError
 from inspector.results.base import FORMAT, Provenance, Result
-from inspector.results.checks import Benchmark, Flip, Generation, Perplexity, TaskScore
+from inspector.results.checks import (
+    Benchmark,
+    Continuation,
+    Flip,
+    Generation,
+    Perplexity,
+    Speed,
+    SpeedRun,
+    TaskScore,
+)
 from inspector.results.files import KINDS, from_json, load, save
 from inspector.results.scores import Scores, Similarity
 from inspector.results.trajectory import Step, Trajectory
@@ -113,9 +122,18 @@ EXAMPLES: dict[str, Result] = {
         baseline_picks={"arc": [1, 1]},
         flips=[Flip("arc", 1, "a\u2028b", ["c", "d"], gold=1, here=0, untouched=1)],
     ),
+    "speed": Speed(
+        provenance(), "1", prompt_length=512, new_tokens=32, batch=1, rounds=2,
+        runs=[SpeedRun(1234.5, 20.25, 3.0)], baseline_runs=[SpeedRun(1000.0, 30.0)],
+        kv_measured=260.0, baseline_kv_measured=NAN, kv_computed=256, baseline_kv_computed=512,
+    ),
     "generation": Generation(
-        provenance(), "2.ffn", prompt="a\u2028b", text="\U0001f600", baseline_text="", tokens=3,
-        baseline_tokens=0,
+        provenance(), "2.ffn",
+        [
+            Continuation("a\u2028b", "\U0001f600", "", tokens=3, baseline_tokens=0),
+            Continuation("x", "abc", "abd", 3, 3, parted=2, shared=2),
+        ],
+        temperature=0.5, top_p=0.9, seed=7,
     ),
 }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""`perplexity`, `bench` and `generate`: what an edit has cost, beside the untouched model."""
+"""`perplexity`, `bench`, `speed`, `generate`: what an edit has cost, beside the untouched model."""
 
 from __future__ import annotations
 
@@ -45,14 +45,38 @@ def bench(args: argparse.Namespace, meter: Meter) -> None:
     emit(result, args)
 
 
+def speed(args: argparse.Namespace, meter: Meter) -> None:
+    """Time the model under the mask and the untouched one, in turns."""
+    loaded, mask = loaded_model(args, meter)
+    from inspector.measure.speed import speed as measure
+
+    result = measure(
+        loaded,
+        mask,
+        prompt_length=args.prompt_tokens,
+        new_tokens=args.tokens,
+        rounds=args.rounds,
+        progress=meter.phase("measuring speed"),
+    )
+    meter.clear()
+    emit(result, args)
+
+
 def generate(args: argparse.Namespace, meter: Meter) -> None:
-    """Continue a prompt under the mask and with the untouched model."""
+    """Continue prompts under the mask and with the untouched model."""
     loaded, mask = loaded_model(args, meter)
     from inspector.measure.generation import generate as continued
 
-    progress = meter.phase("writing")
     result = continued(
-        loaded, args.prompt, mask, tokens=args.tokens, chat=args.chat, progress=progress
+        loaded,
+        args.prompt,
+        mask,
+        tokens=args.tokens,
+        chat=args.chat,
+        temperature=args.temperature,
+        top_p=args.top_p,
+        seed=args.seed or 0,
+        progress=meter.phase("writing"),
     )
     meter.clear()
     emit(result, args)

@@ -232,16 +232,67 @@ COMMANDS: tuple[Command, ...] = (
         ),
     ),
     Command(
+        "speed",
+        "prefill, decoding, memory and cache under a mask and of the untouched model, in turns",
+        checking.speed,
+        (
+            MODEL,
+            argument(
+                "--prompt-tokens",
+                metavar="N",
+                type=int,
+                default=512,
+                help="tokens of the random prompt; default: 512",
+            ),
+            argument("--tokens", metavar="N", type=int, default=32, help="new tokens; default: 32"),
+            argument(
+                "--rounds",
+                metavar="R",
+                type=int,
+                default=5,
+                help="how many times both are run, besides one that is not counted; default: 5",
+            ),
+            *PLACE,
+        ),
+    ),
+    Command(
         "generate",
-        "continue a prompt under a mask and with the untouched model",
+        "continue prompts under a mask and with the untouched model",
         checking.generate,
         (
             MODEL,
-            argument("--prompt", metavar="P", required=True, help="the text to continue"),
+            argument(
+                "--prompt",
+                metavar="P",
+                required=True,
+                action="append",
+                help="the text to continue; may be given several times",
+            ),
             argument(
                 "--tokens", metavar="N", type=int, default=64, help="at most so many; default: 64"
             ),
             argument("--chat", action="store_true", help="put P into the model's chat template"),
+            argument(
+                "--temperature",
+                metavar="X",
+                type=float,
+                help="draw each token at this temperature, 0.01 to 100; default: take the most "
+                "likely one",
+            ),
+            argument(
+                "--top-p",
+                metavar="P",
+                type=float,
+                default=1.0,
+                help="draw from the likeliest tokens that together have this probability; "
+                "default: 1",
+            ),
+            argument(
+                "--seed",
+                metavar="S",
+                type=int,
+                help="seed of the draws, the same for both models; default: 0",
+            ),
             *PLACE,
         ),
     ),

@@ -9,7 +9,14 @@ from typing import Any
 from inspector.cli.text import number, printable, table
 from inspector.paired import Paired
 from inspector.results.base import Result
-from inspector.results.checks import Benchmark, Generation, Perplexity
+from inspector.results.checks import (
+    Benchmark,
+    Continuation,
+    Generation,
+    Perplexity,
+    Speed,
+    Spread,
+)
 from inspector.results.scores import Scores, Similarity
 from inspector.results.trajectory import Trajectory
 from inspector.units import KINDS, Mask
@@ -162,14 +169,62 @@ def benchmark(result: Benchmark) -> str:
     return "\n".join(lines)
 
 
+def speed(result: Speed) -> str:
+    """Every quantity under the mask and of the untouched model, and how many times as much."""
+    rows = [_speed_row(result, *row) for row in SPEED]
+    rows.append(
+        ["KV cache as measured (B/token)"]
+        + [number(each) for each in (result.kv_measured, result.baseline_kv_measured)]
+        + [_over(result.kv_measured, result.baseline_kv_measured)]
+    )
+    rows.append(
+        ["KV cache of the units that are on, computed (B/token)"]
+        + [f"{each:,}" for each in (result.kv_computed, result.baseline_kv_computed)]
+        + [_over(result.kv_computed, result.baseline_kv_computed)]
+    )
+    done = len(result.runs)
+    rounds = "1 round" if result.rounds == 1 else f"{result.rounds} rounds"
+    rounds = rounds if done == result.rounds else f"{done} of {rounds}"
+    title = (
+        f"A prompt of {result.prompt_length} tokens, then {result.new_tokens} one by one, batch "
+        f"{result.batch}; both models in turns, {rounds}: median (least to greatest)"
+    )
+    header = ["", "this mask", "untouched model", "ratio"]
+    return f"{title}\n\n{table(header, rows)}"
+
+
+SPEED = (
+    ("prefill", "prefill (tokens/s), higher = better", 1.0),
+    ("decode", "decode (ms/token), lower = better", 1.0),
+    ("memory", "peak memory above the weights (MiB), lower = better", float(1 << 20)),
+)
+"""Quantity, words and the divisor to the unit that is shown."""
+
+
 def generation(result: Generation) -> str:
-    """The prompt, and what each model made of it."""
+    """Each prompt, what each model made of it, and where the two part."""
+    drawn = ""
+    if result.temperature is not None:
+        drawn = (
+            f"drawn at temperature {result.temperature:g}, top-p {result.top_p:g}, seed "
+            f"{result.seed}\n\n"
+        )
+    return drawn + "\n\n".join(map(_continuation, result.continuations))
+
+
+def _continuation(one: Continuation) -> str:
     parts = [
-        ("prompt", result.prompt),
-        (f"this mask, {result.tokens} tokens", result.text),
-        (f"untouched model, {result.baseline_tokens} tokens", result.baseline_text),
+        ("prompt", one.prompt),
+        (f"this mask, {one.tokens} tokens", one.text),
+        (f"untouched model, {one.baseline_tokens} tokens", one.baseline_text),
     ]
-    return "\n\n".join(f"--- {title}\n{printable(text)}" for title, text in parts)
+    texts = [f"--- {title}\n{printable(text)}" for title, text in parts]
+    if one.parted is not None:
+        tokens = "1 token" if one.parted == 1 else f"{one.parted} tokens"
+        texts.append(f"--- the two part after {tokens}")
+    elif one.same:
+        texts.append("--- the two are the same")
+    return "\n\n".join(texts)
 
 
 SUMMARIES: dict[type[Result], Summary] = {
@@ -178,6 +233,7 @@ SUMMARIES: dict[type[Result], Summary] = {
     Trajectory: trajectory,
     Perplexity: perplexity,
     Benchmark: benchmark,
+    Speed: speed,
     Generation: generation,
 }
 
@@ -214,6 +270,24 @@ def _ratios(result: Perplexity) -> str:
 
 def _exp(value: float) -> float:
     return math.exp(min(value, 700.0))
+
+
+def _speed_row(result: Speed, name: str, words: str, divisor: float) -> list[str]:
+    here, untouched = result.here(name), result.untouched(name)
+    return [words, _spread(here, divisor), _spread(untouched, divisor), _spread(result.ratio(name))]
+
+
+def _spread(spread: Spread, divisor: float = 1.0) -> str:
+    if math.isnan(spread.median):
+        return "not measured"
+    median, low, high = (
+        number(each / divisor) for each in (spread.median, spread.low, spread.high)
+    )
+    return f"{median} ({low} to {high})"
+
+
+def _over(one: float, other: float) -> str:
+    return number(one / other if other else math.nan)
 
 
 def _change(change: Paired | None) -> str:

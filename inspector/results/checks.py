@@ -1,11 +1,13 @@
-"""What an edit costs, beside the untouched model: perplexity, benchmarks, generated text."""
+"""What an edit costs, beside the untouched model: perplexity, benchmarks, speed, generated text."""
 
 from __future__ import annotations
 
 import math
+import statistics
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
+from inspector.errors import ResultError
 from inspector.paired import Paired, paired
 from inspector.results.base import Result
 from inspector.results.jsonable import number, numbers
@@ -147,17 +149,150 @@ class Benchmark(Result):
 
 
 @dataclass(frozen=True)
-class Generation(Result):
-    """The continuation of one prompt by the model under `mask` and by the untouched one.
+class SpeedRun:
+    """One run of a prompt and of the tokens after it, as measured.
 
-    `baseline_text` is empty until the untouched model has had its turn; `tokens` and
-    `baseline_tokens` count what each wrote, end-of-text excluded.
+    `prefill` is in prompt tokens a second, `decode` in milliseconds a step, of which each sequence
+    of the batch gets one token. `memory` is the peak in bytes above what was in use before the run
+    (the weights, for the most part); NaN where it cannot be measured.
     """
 
-    kind: ClassVar[str] = "generation"
+    prefill: float
+    decode: float
+    memory: float = math.nan
+
+    def __post_init__(self) -> None:
+        """Read nulls as NaN."""
+        for name in ("prefill", "decode", "memory"):
+            object.__setattr__(self, name, number(getattr(self, name)))
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The median of a quantity over the runs, its least and its greatest value; NaN for none."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: list[float]) -> Spread:
+        """NaN also where a run could not measure it."""
+        if not values or not all(map(math.isfinite, values)):
+            return cls(math.nan, math.nan, math.nan)
+        return cls(statistics.median(values), min(values), max(values))
+
+
+@dataclass(frozen=True)
+class Speed(Result):
+    """What a forward pass really takes under `mask` and in the untouched model, run by run.
+
+    A prompt of `prompt_length` tokens, then `new_tokens` steps of one token, `batch` sequences at
+    once. `runs[i]` and `baseline_runs[i]` are the two of round i; `rounds` were asked for, and
+    fewer are there where the measurement was stopped.
+
+    `kv_measured` is what the cache held after the prompt, in bytes over the tokens of the prompt;
+    `kv_computed` is the arithmetic of the units that are on, in bytes a token without any window.
+    """
+
+    kind: ClassVar[str] = "speed"
+
+    prompt_length: int
+    new_tokens: int
+    batch: int
+    rounds: int
+    runs: list[SpeedRun]
+    baseline_runs: list[SpeedRun]
+    kv_measured: float = math.nan
+    baseline_kv_measured: float = math.nan
+    kv_computed: int = 0
+    baseline_kv_computed: int = 0
+
+    def __post_init__(self) -> None:
+        """Read nulls as NaN; refuse runs that do not pair up."""
+        if len(self.runs) != len(self.baseline_runs):
+            raise ResultError("a speed needs as many runs of the untouched model as of the mask.")
+        for name in ("kv_measured", "baseline_kv_measured"):
+            object.__setattr__(self, name, number(getattr(self, name)))
+
+    def here(self, quantity: str) -> Spread:
+        """`prefill`, `decode` or `memory` under the mask."""
+        return Spread.of([getattr(run, quantity) for run in self.runs])
+
+    def untouched(self, quantity: str) -> Spread:
+        """The same of the untouched model."""
+        return Spread.of([getattr(run, quantity) for run in self.baseline_runs])
+
+    def ratio(self, quantity: str) -> Spread:
+        """The mask's over the untouched model's, round by round."""
+        pairs = zip(self.runs, self.baseline_runs, strict=True)
+        both = [(getattr(one, quantity), getattr(other, quantity)) for one, other in pairs]
+        return Spread.of([one / other if other else math.nan for one, other in both])
+
+    @classmethod
+    def _from_json(cls, data: dict[str, Any]) -> Self:
+        runs = {name: [SpeedRun(**run) for run in data[name]] for name in ("runs", "baseline_runs")}
+        return super()._from_json({**data, **runs})
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """What the model under the mask and the untouched one wrote after one prompt.
+
+    `baseline_text` is empty until the untouched model has had its turn; `tokens` and
+    `baseline_tokens` count what each wrote, end-of-text excluded. `parted` is the index, from 0, of
+    the first new token in which the two differ (an end of the text counts as one); None where they
+    do not, or where that is not known. `shared` is how many characters both begin with that come
+    from the tokens before it.
+    """
 
     prompt: str
     text: str
     baseline_text: str
     tokens: int
     baseline_tokens: int
+    parted: int | None = None
+    shared: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what is no text, and a common beginning that is none."""
+        texts = (self.prompt, self.text, self.baseline_text)
+        if not all(isinstance(each, str) for each in texts):
+            raise ResultError("a continuation needs a prompt and two texts.")
+        if self.text[: self.shared] != self.baseline_text[: self.shared]:
+            raise ResultError("the two texts of a continuation do not begin alike.")
+
+    @property
+    def same(self) -> bool:
+        """Whether both models wrote the same."""
+        mine, theirs = (self.text, self.tokens), (self.baseline_text, self.baseline_tokens)
+        return self.parted is None and mine == theirs
+
+
+@dataclass(frozen=True)
+class Generation(Result):
+    """What the model under `mask` and the untouched one write after each of some prompts.
+
+    Each token is the most likely one where `temperature` is None; otherwise it is drawn with that
+    temperature from the likeliest tokens that together have the probability `top_p`, after `seed`,
+    the same for both models and for every prompt.
+    """
+
+    kind: ClassVar[str] = "generation"
+
+    continuations: list[Continuation]
+    temperature: float | None = None
+    top_p: float = 1.0
+    seed: int = 0
+
+    @classmethod
+    def _from_json(cls, data: dict[str, Any]) -> Self:
+        if "continuations" not in data:  # of a time with one prompt a result
+            one = {name: value for name, value in data.items() if name in _ONE_PROMPT}
+            data = {name: value for name, value in data.items() if name not in _ONE_PROMPT}
+            data["continuations"] = [one]
+        rows = [Continuation(**row) for row in data["continuations"]]
+        return super()._from_json({**data, "continuations": rows})
+
+
+_ONE_PROMPT = ("prompt", "text", "baseline_text", "tokens", "baseline_tokens")

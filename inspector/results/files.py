@@ -8,12 +8,13 @@ from typing import Any
 
 from inspector.errors import ResultError
 from inspector.results.base import FORMAT, Result
-from inspector.results.checks import Benchmark, Generation, Perplexity
+from inspector.results.checks import Benchmark, Generation, Perplexity, Speed
 from inspector.results.scores import Scores, Similarity
 from inspector.results.trajectory import Trajectory
 
 KINDS: dict[str, type[Result]] = {
-    cls.kind: cls for cls in (Similarity, Scores, Trajectory, Perplexity, Benchmark, Generation)
+    cls.kind: cls
+    for cls in (Similarity, Scores, Trajectory, Perplexity, Benchmark, Speed, Generation)
 }
 
 

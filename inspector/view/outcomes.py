@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from inspector.results.checks import Benchmark, Perplexity
+from inspector.results.checks import Benchmark, Perplexity, Speed
 from inspector.units import Mask
 from inspector.view.figures.style import csv_text
 from inspector.view.session import HISTORY, Session
@@ -29,6 +29,11 @@ def note(session: Session, kind: str, result: Any) -> None:
         for score in result.tasks:
             text = f"{score.task}, {score.metric}, {score.items} items"
             _row(session, result.mask, text, score.value, score.baseline)
+    elif isinstance(result, Speed):
+        cut = f"{result.prompt_length} + {result.new_tokens} tokens, batch {result.batch}"
+        for name, words in (("decode", "decode, ms/token"), ("prefill", "prefill, tokens/s")):
+            here, untouched = result.here(name), result.untouched(name)
+            _row(session, result.mask, f"{words}, {cut}", here.median, untouched.median)
 
 
 def text_key(about: dict[str, Any]) -> str:

@@ -37,6 +37,7 @@ SECTIONS_OF = {
     "pruning": ("pruning", "map"),
     "perplexity": ("check",),
     "benchmark": ("check",),
+    "speed": ("check",),
     "generation": ("check",),
     "export": ("export",),
     "live": ("live",),

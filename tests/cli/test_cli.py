@@ -139,7 +139,7 @@ def test_help_names_every_corpus_metric_and_default() -> None:
 
 
 def test_every_command_takes_the_common_arguments_that_mean_something_to_it() -> None:
-    without_text = {"info", "bench", "generate"}
+    without_text = {"info", "bench", "speed", "generate"}
     for row in COMMANDS:
         if row.name in ("plot", "serve", "export"):  # export's -o is a folder
             continue
@@ -364,6 +364,20 @@ def test_bench_takes_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert {row["task"] for row in data["tasks"]} == {"one", "two"}
 
 
+def test_speed(tiny: LoadedModel, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["speed", MODEL, "--mask", "1.attn,3", "--dtype", "fp32", "--prompt-tokens", "9"]
+    argv += ["--tokens", "2", "--rounds", "2"]
+    data = as_json(capsys, *argv)
+    assert (data["mask"], data["prompt_length"], data["new_tokens"]) == ("1.attn,3", 9, 2)
+    assert len(data["runs"]) == len(data["baseline_runs"]) == data["rounds"] == 2
+    assert data["kv_computed"] == tiny.kv_bytes_left(tiny.mask("1.attn,3"))
+    lines = ok(capsys, *argv).splitlines()
+    assert [line.split(" (")[0] for line in lines if "B/token" in line] == [
+        "KV cache as measured",
+        "KV cache of the units that are on, computed",
+    ]
+
+
 def test_generate(tiny: LoadedModel, capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["generate", MODEL, "--prompt", "one two", "--tokens", "5", "--mask", "3"]
     data = as_json(capsys, *argv, "--dtype", "fp32")
@@ -371,11 +385,26 @@ def test_generate(tiny: LoadedModel, capsys: pytest.CaptureFixture[str]) -> None
     assert measured(from_json(data)) == measured(same)
     out = ok(capsys, *argv)
     titles = [line for line in out.splitlines() if line.startswith("--- ")]
+    assert same.continuations[0].parted == 0
     assert [title.split(",")[0] for title in titles] == [
         "--- prompt",
         "--- this mask",
         "--- untouched model",
+        "--- the two part after 0 tokens",
     ]
+
+
+def test_generate_draws_and_takes_several_prompts(
+    tiny: LoadedModel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["generate", MODEL, "--prompt", "one", "--prompt=two\nlines", "--tokens", "5"]
+    argv += ["--mask", "3", "--temperature", "0.8", "--top-p", "0.9", "--seed", "4"]
+    data = as_json(capsys, *argv, "--dtype", "fp32")
+    prompts = ["one", "two\nlines"]
+    drawn = {"temperature": 0.8, "top_p": 0.9, "seed": 4}
+    same = generate(tiny, prompts, tiny.mask("3"), tokens=5, **drawn)
+    assert measured(from_json(data)) == measured(same)
+    assert data["provenance"]["seed"] == 4
 
 
 def test_windows_are_no_longer_than_the_model_takes(capsys: pytest.CaptureFixture[str]) -> None:

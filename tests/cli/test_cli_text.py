@@ -11,7 +11,16 @@ from inspector.cli.progress import CLEAR_LINE, Meter, describe, duration
 from inspector.cli.summaries import SUMMARIES, summary
 from inspector.cli.text import number, printable, table
 from inspector.results.base import Provenance
-from inspector.results.checks import Benchmark, Flip, Generation, Perplexity, TaskScore
+from inspector.results.checks import (
+    Benchmark,
+    Continuation,
+    Flip,
+    Generation,
+    Perplexity,
+    Speed,
+    SpeedRun,
+    TaskScore,
+)
 from inspector.results.files import KINDS
 
 MADE = Provenance("tiny:llama", "random", "llama", "float32", "cpu", 4)
@@ -122,7 +131,7 @@ def test_numbers(value: float, said: str) -> None:
 
 def test_what_a_model_writes_cannot_steer_a_terminal() -> None:
     text = "a\x1b]0;title\x07\x9b2J\r\nb\tc"
-    result = Generation(MADE, "", "say", text, "", 3, 0)
+    result = Generation(MADE, "", [Continuation("say", text, "", 3, 0)])
     shown = summary(result)
     assert not {each for each in shown if ord(each) < 32} - {"\n", "\t"}
     assert "\x9b" not in shown
@@ -130,8 +139,35 @@ def test_what_a_model_writes_cannot_steer_a_terminal() -> None:
     assert printable(text, lines=False).count("\n") == 0
 
 
+def test_where_two_texts_part_is_said() -> None:
+    one = Continuation("say", "abc", "abd", 3, 3, parted=2, shared=2)
+    shown = summary(Generation(MADE, "1", [one, Continuation("x", "y", "y", 1, 1, shared=1)]))
+    assert shown.count("--- the two part after 2 tokens") == 1
+    assert shown.count("--- the two are the same") == 1
+    assert shown.count("--- prompt") == 2
+    assert "drawn" not in shown
+    unknown = summary(Generation(MADE, "1", [Continuation("x", "y", "z", 1, 1)], 0.5, 0.9, 7))
+    assert "the two" not in unknown
+    assert "drawn at temperature 0.5, top-p 0.9, seed 7" in unknown
+
+
 def test_every_kind_of_result_has_a_summary() -> None:
     assert set(SUMMARIES) == set(KINDS.values())
+
+
+def test_a_speed_says_medians_and_spread() -> None:
+    runs, base = [SpeedRun(60.0, 10.0), SpeedRun(80.0, 14.0)], [SpeedRun(40.0, 20.0)] * 2
+    shown = summary(Speed(MADE, "1", 512, 32, 1, 5, runs, base, 68.0, 128.0, 64, 128))
+    lines = [line.split("  ") for line in shown.splitlines()]
+    rows = {line[0]: [cell.strip() for cell in line[1:] if cell.strip()] for line in lines}
+    assert rows["prefill (tokens/s), higher = better"] == [
+        "70 (60 to 80)",
+        "40 (40 to 40)",
+        "1.75 (1.5 to 2)",
+    ]
+    assert rows["peak memory above the weights (MiB), lower = better"] == ["not measured"] * 3
+    assert rows["KV cache as measured (B/token)"] == ["68", "128", "0.5312"]
+    assert "both models in turns, 2 of 5 rounds" in shown
 
 
 def test_a_benchmark_stands_beside_its_baseline() -> None:

@@ -13,12 +13,13 @@ from transformers import GenerationConfig
 
 from inspector.errors import InspectorError, MaskError, OutOfMemory
 from inspector.jobs import Cancelled
-from inspector.measure.generation import EVERY, Pen, generate
+from inspector.measure.generation import EVERY, generate
+from inspector.measure.pen import Pen, compared, parting
 from inspector.model.loaded import LoadedModel
 from inspector.model.loading import load
 from inspector.model.surgery import muted, replaced
 from inspector.model.tiny import tiny_tokenizer
-from inspector.results.checks import Generation
+from inspector.results.checks import Continuation, Generation
 from inspector.results.files import from_json
 from inspector.units import Mask
 
@@ -49,8 +50,19 @@ class Heard(list[Any]):
             raise Cancelled
 
     @property
-    def partials(self) -> list[Generation]:
-        return [partial for *_, partial in self if partial is not None]
+    def partials(self) -> list[Continuation]:
+        return [only(partial) for *_, partial in self if partial is not None]
+
+
+def only(found: Generation) -> Continuation:
+    """The one continuation of one prompt."""
+    (one,) = found.continuations
+    return one
+
+
+def write(*args: Any, **more: Any) -> Continuation:
+    """`generate` of one prompt."""
+    return only(generate(*args, **more))
 
 
 def prompt_ids(loaded: LoadedModel, prompt: str = PROMPT) -> torch.Tensor:
@@ -103,24 +115,25 @@ def test_it_is_what_the_model_generates_under_the_mask(loaded: LoadedModel, mask
         new = new[:-1] if new[-1] == loaded.tokenizer.eos_token_id else new
         return loaded.tokenizer.decode(new, skip_special_tokens=True), len(new)
 
-    found = generate(loaded, PROMPT, loaded.mask(mask), tokens=24)
+    whole = generate(loaded, PROMPT, loaded.mask(mask), tokens=24)
+    found = only(whole)
     assert (found.text, found.tokens) == plain(mask)
     assert (found.baseline_text, found.baseline_tokens) == plain("")
-    assert found.mask == mask
+    assert whole.mask == mask
     assert found.prompt == PROMPT
-    assert found.provenance.source == "tiny:llama"
-    assert found.provenance.seconds > 0
+    assert whole.provenance.source == "tiny:llama"
+    assert whole.provenance.seconds > 0
 
 
 def test_a_mask_changes_the_text(loaded: LoadedModel) -> None:
-    found = generate(loaded, PROMPT, loaded.mask("1,3.ffn"), tokens=24)
+    found = write(loaded, PROMPT, loaded.mask("1,3.ffn"), tokens=24)
     assert found.text != found.baseline_text
 
 
 @pytest.mark.parametrize("mask", ["0.attn", "0-3.attn", "2", "0-3"])
 def test_with_the_cache_it_is_what_whole_forwards_give(family: LoadedModel, mask: str) -> None:
     # 40 tokens: the sliding layers of tiny gemma2 see 16.
-    found = generate(family, PROMPT, family.mask(mask), tokens=40)
+    found = write(family, PROMPT, family.mask(mask), tokens=40)
     assert found.text == uncached(family, mask, 40)
     assert found.baseline_text == uncached(family, "", 40)
 
@@ -128,7 +141,7 @@ def test_with_the_cache_it_is_what_whole_forwards_give(family: LoadedModel, mask
 @pytest.mark.parametrize("mask", ["", "1.attn"])
 def test_partial_texts_only_ever_grow(loaded: LoadedModel, mask: str) -> None:
     heard = Heard()
-    found = generate(loaded, PROMPT, loaded.mask(mask), tokens=30, progress=heard)
+    found = write(loaded, PROMPT, loaded.mask(mask), tokens=30, progress=heard)
     partials = heard.partials
     assert len(partials) >= (2 if mask else 1) * (30 // EVERY)
     for earlier, later in zip(partials, [*partials[1:], found], strict=True):
@@ -159,7 +172,7 @@ def test_progress_counts_the_tokens_of_both_turns(loaded: LoadedModel) -> None:
 
 def test_nothing_muted_is_computed_once(loaded: LoadedModel) -> None:
     heard = Heard()
-    found = generate(loaded, PROMPT, loaded.empty(), tokens=10, progress=heard)
+    found = write(loaded, PROMPT, loaded.empty(), tokens=10, progress=heard)
     assert found.text == found.baseline_text != ""
     assert found.tokens == found.baseline_tokens == 10
     assert {total for _, total, *_ in heard} == {10}
@@ -168,9 +181,7 @@ def test_nothing_muted_is_computed_once(loaded: LoadedModel) -> None:
 def test_without_a_baseline_its_text_is_empty(loaded: LoadedModel) -> None:
     for mask in ("", "1"):
         heard = Heard()
-        found = generate(
-            loaded, PROMPT, loaded.mask(mask), tokens=8, baseline=False, progress=heard
-        )
+        found = write(loaded, PROMPT, loaded.mask(mask), tokens=8, baseline=False, progress=heard)
         assert (found.baseline_text, found.baseline_tokens) == ("", 0)
         assert found.tokens == 8
         assert {total for _, total, *_ in heard} == {8}
@@ -193,7 +204,7 @@ def test_the_end_of_text_ends_it_and_is_not_counted(loaded: LoadedModel) -> None
     end = loaded.tokenizer.eos_token_id
     heard = Heard()
     with speaking(loaded, [*letters, end, *letters]):
-        found = generate(loaded, PROMPT, loaded.empty(), tokens=16, baseline=False, progress=heard)
+        found = write(loaded, PROMPT, loaded.empty(), tokens=16, baseline=False, progress=heard)
     assert (found.text, found.tokens) == ("abcde", 5)
     assert heard[-1][:2] == (16, 16)
 
@@ -204,7 +215,7 @@ def test_no_partial_text_breaks_off_inside_a_character(loaded: LoadedModel, text
     assert len(ids) == len(text.encode()) > len(text)  # one token a byte
     heard = Heard()
     with speaking(loaded, ids):
-        found = generate(
+        found = write(
             loaded, PROMPT, loaded.empty(), tokens=len(ids), baseline=False, progress=heard
         )
     assert found.text == text
@@ -235,7 +246,7 @@ def test_bytes_that_are_no_character_stay_in_the_whole_text() -> None:
 
 def test_a_prompt_that_ends_in_a_long_character_is_not_repeated(loaded: LoadedModel) -> None:
     with speaking(loaded, loaded.tokenizer("é!").input_ids):
-        found = generate(loaded, "日本", loaded.empty(), tokens=3, baseline=False)
+        found = write(loaded, "日本", loaded.empty(), tokens=3, baseline=False)
     assert found.text == "é!"
 
 
@@ -263,7 +274,7 @@ def test_the_models_own_sampling_and_penalties_do_not_count(
     log = logging.getLogger("transformers")
     log.addHandler(caplog.handler)
     try:
-        found = generate(loaded, PROMPT, loaded.mask("1"), tokens=24)
+        found = write(loaded, PROMPT, loaded.mask("1"), tokens=24)
     finally:
         log.removeHandler(caplog.handler)
         loaded.model.generation_config = before
@@ -294,15 +305,15 @@ def test_a_chat_goes_through_the_template() -> None:
         "{% if add_generation_prompt %}<answer>{% endif %}"
     )
     mask = loaded.mask("1")
-    found = generate(loaded, "{{ 7 * 7 }}?", mask, tokens=12, chat=True)
-    written = generate(loaded, "<user>{{ 7 * 7 }}?<answer>", mask, tokens=12)
+    found = write(loaded, "{{ 7 * 7 }}?", mask, tokens=12, chat=True)
+    written = write(loaded, "<user>{{ 7 * 7 }}?<answer>", mask, tokens=12)
     assert found.text == written.text
     assert found.baseline_text == written.baseline_text
     assert found.prompt == "{{ 7 * 7 }}?"
 
 
 def test_it_survives_being_saved(loaded: LoadedModel) -> None:
-    found = generate(loaded, PROMPT, loaded.mask("1"), tokens=6)
+    found = generate(loaded, [PROMPT, "x"], loaded.mask("1"), tokens=6, temperature=0.5, seed=3)
     assert from_json(found.to_json()).to_json() == found.to_json()
 
 
@@ -354,7 +365,7 @@ def test_what_does_not_fit_the_window_is_refused_with_the_numbers(loaded: Loaded
     )
     said = says(lambda: generate(loaded, "x" * 600, loaded.empty(), tokens=13))
     assert said.endswith("the 512 that this model takes: shorten the prompt.")
-    assert generate(loaded, "x" * 500, loaded.empty(), tokens=12).tokens > 0
+    assert write(loaded, "x" * 500, loaded.empty(), tokens=12).tokens > 0
 
 
 def test_a_chat_without_a_template_is_refused(loaded: LoadedModel) -> None:
@@ -397,3 +408,179 @@ def test_errors_of_the_program_are_not_taken_for_the_users(loaded: LoadedModel) 
         pytest.raises(RuntimeError, match="shapes do not match"),
     ):
         generate(loaded, PROMPT, loaded.empty(), tokens=4)
+
+
+# ---- drawn tokens, several prompts, and where two texts part -------------------------------------
+
+DRAWN: dict[str, Any] = {"tokens": 20, "temperature": 0.9}
+
+
+def test_drawn_texts_are_the_same_again_and_others_with_another_seed(loaded: LoadedModel) -> None:
+    mask = loaded.mask("1")
+    first = generate(loaded, PROMPT, mask, **DRAWN, seed=5)
+    torch.manual_seed(99)  # whatever was drawn before
+    again = generate(loaded, PROMPT, mask, **DRAWN, seed=5)
+    assert again.continuations == first.continuations
+    other = generate(loaded, PROMPT, mask, **DRAWN, seed=6)
+    assert only(other).text != only(first).text
+    assert only(other).baseline_text != only(first).baseline_text
+    assert (first.temperature, first.top_p, first.seed) == (0.9, 1.0, 5)
+    assert (first.provenance.seed, generate(loaded, "x", mask).provenance.seed) == (5, None)
+
+
+def test_drawing_leaves_the_random_state_alone(loaded: LoadedModel) -> None:
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    generate(loaded, PROMPT, loaded.mask("1"), **DRAWN)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_both_models_draw_after_the_same_seed(loaded: LoadedModel) -> None:
+    edited = write(loaded, PROMPT, loaded.mask("1"), **DRAWN, seed=2)
+    alone = write(loaded, PROMPT, loaded.empty(), **DRAWN, seed=2)
+    assert edited.baseline_text == alone.text
+    assert edited.text != alone.text
+
+
+@torch.no_grad()
+def test_tokens_are_drawn_from_the_nucleus_of_the_models_own_distribution(
+    loaded: LoadedModel,
+) -> None:
+    """By the definition: sorted probabilities until they sum to top-p, the one that crosses in."""
+    ids = prompt_ids(loaded)
+    logits = loaded.model(ids).logits[0, -1].double()
+    probability, order = (logits / 0.5).softmax(-1).sort(descending=True)
+    inside = probability.cumsum(0) - probability < 0.4
+    allowed = {loaded.tokenizer.decode([each]) for each in order[inside].tolist()}
+    assert len(allowed) == 4
+    seen = {
+        write(
+            loaded, PROMPT, loaded.empty(), tokens=1, temperature=0.5, top_p=0.4, seed=seed
+        ).text.rstrip("\N{REPLACEMENT CHARACTER}")
+        for seed in range(40)
+    }
+    assert len(seen) > 1
+    assert seen <= {each.rstrip("\N{REPLACEMENT CHARACTER}") for each in allowed}
+
+
+def test_the_coolest_is_the_most_likely(loaded: LoadedModel) -> None:
+    cool = write(loaded, PROMPT, loaded.empty(), tokens=12, temperature=0.01)
+    assert cool.text == write(loaded, PROMPT, loaded.empty(), tokens=12).text
+
+
+def test_several_prompts_are_each_continued_by_themselves(loaded: LoadedModel) -> None:
+    prompts = [PROMPT, "x", "two\nlines"]
+    heard = Heard()
+    mask = loaded.mask("1")
+    found = generate(loaded, prompts, mask, tokens=9, progress=heard)
+    assert [each.prompt for each in found.continuations] == prompts
+    for prompt, one in zip(prompts, found.continuations, strict=True):
+        assert one == write(loaded, prompt, mask, tokens=9)
+    done = [each[0] for each in heard]
+    assert done == sorted(done) and done[-1] == heard[0][1] == 3 * 2 * 9
+    counts = [len(partial.continuations) for *_, partial in heard if partial is not None]
+    assert counts == sorted(counts) and set(counts) == {1, 2, 3}
+
+
+def test_the_first_token_in_which_they_part(loaded: LoadedModel) -> None:
+    """With the head saying what is wanted: four tokens alike, then not."""
+    letters = loaded.tokenizer("abcdXYabcdxy").input_ids
+    with speaking(loaded, letters):
+        found = write(loaded, PROMPT, loaded.mask("1"), tokens=6)
+    assert (found.text, found.baseline_text) == ("abcdXY", "abcdxy")
+    assert (found.parted, found.shared, found.same) == (4, 4, False)
+
+
+def test_they_part_where_one_of_them_ends(loaded: LoadedModel) -> None:
+    letters, end = loaded.tokenizer("abc").input_ids, loaded.tokenizer.eos_token_id
+    with speaking(loaded, [*letters, end, *letters, *letters]):
+        found = write(loaded, PROMPT, loaded.mask("1"), tokens=6)
+    assert (found.text, found.baseline_text) == ("abc", "abcabc")
+    assert (found.parted, found.shared) == (3, 3)
+    with speaking(loaded, [*letters, end, *letters, end]):
+        found = write(loaded, PROMPT, loaded.mask("1"), tokens=6)
+    assert (found.parted, found.shared, found.same) == (None, 3, True)
+
+
+def test_they_part_inside_a_character_and_share_the_whole_ones(loaded: LoadedModel) -> None:
+    one, other = (loaded.tokenizer(text).input_ids for text in ("aé", "aê"))
+    assert one[:2] == other[:2] and len(one) == 3  # the first byte of both
+    with speaking(loaded, [*one, *other]):
+        found = write(loaded, PROMPT, loaded.mask("1"), tokens=3)
+    assert (found.text, found.baseline_text) == ("aé", "aê")
+    assert (found.parted, found.shared) == (2, 1)
+
+
+def test_what_they_share_ends_with_a_token_not_with_a_letter() -> None:
+    class Words:
+        def decode(self, ids: list[int], **_: Any) -> str:
+            return "".join(("the", " cat", " car", " sat")[each] for each in ids)
+
+    here, there = Pen(Words(), [], set()), Pen(Words(), [], set())
+    here.add([0, 1, 3])
+    there.add([0, 2, 3])
+    found = compared("x", here, there)
+    assert (found.text, found.baseline_text) == ("the cat sat", "the car sat")
+    assert (found.parted, found.shared) == (1, len("the"))
+
+
+def test_until_both_have_ended_only_what_differs_parts() -> None:
+    assert parting([1, 2, 3], [1, 2], ended=False) is None
+    assert parting([1, 2, 3], [1, 2], ended=True) == 2
+    assert parting([1, 2, 3], [1, 4], ended=False) == 1
+    assert parting([1, 2], [1, 2], ended=True) is None
+
+
+def test_old_files_are_read(loaded: LoadedModel) -> None:
+    data = generate(loaded, "x", loaded.mask("1"), tokens=2).to_json()
+    for name in ("continuations", "temperature", "top_p", "seed"):
+        del data[name]
+    old = {"prompt": "a", "text": "b", "baseline_text": "c", "tokens": 1, "baseline_tokens": 2}
+    found = from_json({**data, **old})
+    assert isinstance(found, Generation)
+    assert only(found) == Continuation("a", "b", "c", 1, 2)
+    assert (only(found).parted, only(found).same, found.temperature) == (None, False, None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"temperature": 0}, "a temperature of 0 is out of range: give 0.01 to 100, or none"),
+        ({"temperature": -1.5}, "a temperature of -1.5 is out of range"),
+        ({"temperature": float("nan")}, "a temperature of nan is out of range"),
+        ({"temperature": float("inf")}, "a temperature of inf is out of range"),
+        ({"temperature": 1, "top_p": 0}, "a top-p of 0 is out of range: above 0, and 1 at most."),
+        ({"temperature": 1, "top_p": 1.1}, "a top-p of 1.1 is out of range"),
+        ({"top_p": 0.5}, "top-p needs a temperature: without one nothing is drawn."),
+        ({"temperature": 1, "seed": -1}, "a seed of -1 is out of range"),
+    ],
+)
+def test_settings_out_of_range_are_refused(
+    loaded: LoadedModel, settings: dict[str, Any], sentence: str
+) -> None:
+    assert says(lambda: generate(loaded, "x", loaded.empty(), **settings)).startswith(sentence)
+
+
+def test_of_several_prompts_the_one_that_is_wrong_is_named(loaded: LoadedModel) -> None:
+    heard = Heard()
+    prompts = ["x", "", "y"]
+    said = says(lambda: generate(loaded, prompts, loaded.empty(), progress=heard))
+    assert said == "prompt 2: the prompt is empty: write what the model is to continue."
+    said = says(lambda: generate(loaded, ["x", "x" * 600], loaded.empty(), progress=heard))
+    assert said.startswith("prompt 2: a prompt of 600 tokens and 64 new ones make 664")
+    assert says(lambda: generate(loaded, [], loaded.empty())).startswith("the prompt is empty")
+    assert heard == []  # nothing was written before
+
+
+@pytest.mark.parametrize("temperature", [None, 1.0])
+def test_scores_that_are_no_numbers_are_reported(
+    loaded: LoadedModel, temperature: float | None
+) -> None:
+    def head(stream: torch.Tensor) -> torch.Tensor:
+        return torch.full((*stream.shape[:-1], 259), float("nan"))
+
+    lm_head: Any = loaded.model.lm_head
+    with replaced(lm_head, head):
+        said = says(lambda: generate(loaded, "x", loaded.empty(), temperature=temperature))
+    assert said == "the model's scores are no numbers (NaN): load it with --dtype fp32."

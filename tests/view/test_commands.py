@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inspector.cli.commands import build_parser
-from inspector.model.loaded import LoadedModel
 from inspector.units import Mask
 from inspector.view.card import Card
 from inspector.view.commands import command
@@ -42,14 +41,14 @@ def parsed(line: str) -> Any:
 def test_any_prompt_comes_through(prompt: str):
     line = command("generate", CARD, "5.attn", prompt=prompt, tokens=7, chat=True)
     args = parsed(line)
-    assert (args.prompt, args.tokens, args.chat, args.mask) == (prompt, 7, True, "5.attn")
+    assert (args.prompt, args.tokens, args.chat, args.mask) == ([prompt], 7, True, "5.attn")
     assert (args.model, args.dtype, args.device) == ("smollm2", "bf16", "cpu")
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"], exclude_characters="\0")))
 def test_any_text_at_all_comes_through(prompt: str):
     if prompt:
-        assert parsed(command("generate", CARD, "", prompt=prompt)).prompt == prompt
+        assert parsed(command("generate", CARD, "", prompt=prompt)).prompt == [prompt]
 
 
 @pytest.mark.parametrize("source", ["org/name@main", "a folder/it's/$HOME", "tiny:llama", "x;y"])
@@ -167,10 +166,28 @@ def test_perplexity_lines(ready_pages: Pages, stride: str):
     assert (args.stride or 16) == found.stride
 
 
-def test_generation_lines(ready_pages: Pages, tiny: LoadedModel):
-    ready_pages.fire("generate-go", "click", NASTY[1], 4, False)
+@pytest.mark.parametrize("prompt", NASTY)
+def test_generation_lines(ready_pages: Pages, prompt: str):
+    form = (f"{prompt}\n---\nx", 2, False, "", "", "")
+    ready_pages.fire("generate-go", "click", *form)
     args, found = line_of(ready_pages, "generation")
-    assert (args.prompt, args.tokens, args.chat) == (found.prompt, 4, False)
+    assert args.prompt == [each.prompt for each in found.continuations] == [prompt, "x"]
+    assert (args.tokens, args.chat, args.temperature, args.top_p) == (2, False, None, 1.0)
+
+
+def test_lines_of_drawn_texts(ready_pages: Pages):
+    ready_pages.fire("generate-go", "click", "Once", 4, False, " 0.7", "0.9", "11")
+    args, found = line_of(ready_pages, "generation")
+    assert (args.temperature, args.top_p, args.seed) == (0.7, 0.9, 11)
+    assert (found.temperature, found.top_p, found.seed) == (0.7, 0.9, 11)
+
+
+def test_speed_lines(ready_pages: Pages):
+    ready_pages.bench.session(request("a")).set_mask(Mask.parse("2", 4))
+    ready_pages.fire("speed-go", "click", 7, 3, 2)
+    args, found = line_of(ready_pages, "speed")
+    assert (args.prompt_tokens, args.tokens, args.rounds) == (7, 3, 2)
+    assert (found.prompt_length, found.new_tokens, len(found.runs)) == (7, 3, 2)
 
 
 def test_benchmark_lines(ready_pages: Pages, monkeypatch: pytest.MonkeyPatch):

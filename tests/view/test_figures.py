@@ -18,7 +18,15 @@ from inspector.measure.methods import METHODS, window
 from inspector.measure.pruning import prune
 from inspector.model.loaded import LoadedModel
 from inspector.results.base import Provenance, Result
-from inspector.results.checks import Benchmark, Generation, Perplexity, TaskScore
+from inspector.results.checks import (
+    Benchmark,
+    Continuation,
+    Generation,
+    Perplexity,
+    Speed,
+    SpeedRun,
+    TaskScore,
+)
 from inspector.results.scores import Scores, Similarity
 from inspector.results.trajectory import Step, Trajectory
 from inspector.units import KINDS, Mask, all_units
@@ -127,6 +135,12 @@ def benchmark() -> Benchmark:
     return Benchmark(provenance=provenance(3), mask="1", tasks=tasks, limit=100)
 
 
+def speed(*, memory: float = math.nan, rounds: int = 2) -> Speed:
+    runs = [SpeedRun(60.0, 10.0, memory), SpeedRun(80.0, 14.0, memory)]
+    base = [SpeedRun(40.0, 20.0, memory), SpeedRun(40.0, 28.0, memory)]
+    return Speed(provenance(3), "1", 512, 32, 1, rounds, runs, base, 68.0, 128.0, 64, 128)
+
+
 def layout_of(figure: go.Figure) -> Any:
     return figure.layout
 
@@ -156,7 +170,7 @@ def every_result() -> list[Result]:
     by_depth: list[Result] = []
     for depth in DEPTHS:
         by_depth += [similarity(depth), scores(depth), trajectory(depth, min(2 * depth - 1, 40))]
-    return [*by_depth, perplexity(), benchmark()]
+    return [*by_depth, perplexity(), benchmark(), speed(), speed(memory=2.0**20)]
 
 
 @pytest.mark.parametrize("result", every_result(), ids=lambda r: f"{r.kind}-{r.depth}")
@@ -182,7 +196,7 @@ def test_every_figure_says_what_it_shows(result: Result):
 
 
 def test_a_text_has_no_figure():
-    text = Generation(provenance(3), "", "prompt", "text", "base", 1, 1)
+    text = Generation(provenance(3), "", [Continuation("prompt", "text", "base", 1, 1)])
     assert figures_of(text) == []
 
 
@@ -560,3 +574,31 @@ def test_benchmark_has_error_bars_and_escapes_names():
     assert list(untouched.x) == [0.6, None]
     assert list(masked.y) == ["arc, acc", "&lt;i&gt;, acc"]
     assert rows_of(figure)[1]["task"] == "<i>"
+
+
+def test_speed_has_medians_with_the_least_and_the_greatest_run():
+    (figure,) = figures_of(speed(memory=3.0 * 2**20))
+    bars = [trace for trace in data_of(figure) if trace.type == "bar"]
+    assert [list(bar.x) for bar in bars] == [[40, 70], [24, 12], [3, 3], [128, 68]]
+    assert all(list(bar.y) == ["untouched", "this mask"] for bar in bars)
+    assert list(bars[0].error_x.array) == [0, 10] and list(bars[0].error_x.arrayminus) == [0, 10]
+    assert [title.split(" (")[0] for title in x_titles(figure)] == [
+        "prefill",
+        "decode",
+        "peak memory above the weights",
+        "KV cache as measured",
+    ]
+    words = layout_of(figure).meta["lines"]
+    assert "prefill 1.75 (1.5 to 2), decode 0.5 (0.5 to 0.5), memory 1" in words[1]
+    assert words[2] == "KV cache of the units that are on, computed: 64 of 128 B/token"
+    assert [row["model"] for row in rows_of(figure)] == ["this mask"] * 2 + ["untouched"] * 2
+    assert rows_of(figure)[1]["decode_ms_per_token"] == "14"
+
+
+def test_speed_says_what_is_not_measured_and_what_is_not_done():
+    (figure,) = figures_of(speed(rounds=5))
+    words = " ".join(layout_of(figure).meta["lines"])
+    assert "2 rounds of 5" in words and "peak memory is not measured here" in words
+    assert not any("memory" in title for title in x_titles(figure))
+    (figure,) = figures_of(Speed(provenance(3), "1", 512, 32, 1, 5, [], []))
+    assert rows_of(figure) == []

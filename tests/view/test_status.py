@@ -10,7 +10,7 @@ import pytest
 
 from inspector.model.loaded import LoadedModel
 from inspector.results.base import Result
-from inspector.results.checks import Benchmark, Perplexity, TaskScore
+from inspector.results.checks import Benchmark, Perplexity, Speed, SpeedRun, TaskScore
 from inspector.view import map_panel, outcomes, sidebar
 from inspector.view.card import Card
 from inspector.view.session import HISTORY, Session
@@ -140,6 +140,20 @@ def test_a_benchmark_is_a_row_for_each_metric(session: Session, measured: dict[s
     assert [row[:4] for row in _history(session)] == [
         ["own, acc_norm, 40 items", "0.75", "0.5", "2"],
         ["own, acc, 40 items", "0.75", "0.5", "2"],
+    ]
+
+
+def test_a_speed_is_a_row_for_prefill_and_one_for_decoding(
+    session: Session, measured: dict[str, Result]
+):
+    here, base = (
+        [SpeedRun(each, 1000 / each) for each in row] for row in ((50, 40, 60), (20, 30, 25))
+    )
+    made = Speed(measured["sweep"].provenance, "1.attn", 512, 32, 1, 3, here, base)
+    outcomes.note(session, "speed", made)
+    assert [row[:4] for row in _history(session)] == [
+        ["prefill, tokens/s, 512 + 32 tokens, batch 1", "50", "25", "1"],
+        ["decode, ms/token, 512 + 32 tokens, batch 1", "20", "40", "1"],
     ]
 
 

@@ -13,10 +13,11 @@ from inspector.errors import InspectorError, ResultError
 from inspector.measure.methods import METHODS
 from inspector.measure.pace import Pace
 from inspector.results.base import Result
-from inspector.results.checks import Benchmark, Generation, TaskScore
+from inspector.results.checks import Benchmark, Continuation, Generation, TaskScore
 from inspector.units import Mask
 from inspector.view import outcomes
 from inspector.view.session import Session
+from inspector.view.side_by_side import side_by_side
 from inspector.view.status import active
 from inspector.view.tabs import check, pruning
 from inspector.view.wiring import Wiring
@@ -257,7 +258,8 @@ STARTS = {
     "prune-go": (*FORM.values(), *TEXT),
     "perplexity-go": ("", "pydoc:check", 2, 16),
     "benchmark-go": ("own", 4),
-    "generate-go": ("Once", 4, False),
+    "speed-go": (8, 2, 1),
+    "generate-go": ("Once", 4, False, "", "", ""),
 }
 
 
@@ -282,9 +284,15 @@ def test_what_has_the_model_measures_under_the_present_mask(
 @pytest.mark.parametrize(
     ("button", "values", "message"),
     [
-        ("generate-go", (" ", 4, False), "rite a prompt first"),
-        ("generate-go", ("x", None, False), "how many tokens"),
-        ("generate-go", ("x", 0, False), "how many tokens"),
+        ("generate-go", (" ", 4, False, "", "", ""), "rite a prompt first"),
+        ("generate-go", ("---\n \n---", 4, False, "", "", ""), "rite a prompt first"),
+        ("generate-go", ("x", None, False, "", "", ""), "how many tokens"),
+        ("generate-go", ("x", 0, False, "", "", ""), "how many tokens"),
+        ("generate-go", ("x", 4, False, "warm", "", ""), "he temperature must be a number"),
+        ("generate-go", ("x", 4, False, "1", "", "1.5"), "the seed: a whole number"),
+        ("speed-go", (None, 2, 1), "how many prompt tokens"),
+        ("speed-go", (8, 0, 1), "how many new tokens"),
+        ("speed-go", (8, 2, 1.5), "how many rounds"),
         ("benchmark-go", (" , ", 4), "ame a task"),
         ("benchmark-go", ("own", -1), "how many items"),
         ("prune-go", (*{**FORM, "amount": 1.5}.values(), *TEXT), "ay how many to remove"),
@@ -364,7 +372,6 @@ def test_a_row_of_the_history_brings_its_mask_back(
 def test_the_untouched_model_is_benchmarked_once(
     ready_pages: Pages, session: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
-
     known = []
 
     def found(loaded: Any, names: Any, mask: Any, *, baseline: Any, **more: Any) -> Benchmark:
@@ -406,16 +413,41 @@ def test_on_a_public_server_a_folder_beside_the_program_is_no_task(
     refused(ready_pages, session, fire, "benchmark-go", "click", "tasks", 4, match="chosen by name")
 
 
-def test_the_generated_text_says_which_mask_it_is_of(ready_pages: Pages, session: Session):
+def test_the_generated_texts_say_their_mask_and_where_they_part(session: Session):
     made = session.results["sweep"].provenance
-    session.results["generation"] = Generation(made, "2", "Once", " upon", " a", 1, 1)
-    session.set_mask(Mask.parse("3", 4))
-    wiring = Wiring(ready_pages.bench)
+    one = Continuation("Once", " upon <b>", " upon a", 4, 4, parted=2, shared=6)
+    found = Generation(made, "2", [one, Continuation("x", "y", "y", 1, 1, shared=1)])
+    shown = side_by_side(found)
+    assert "With 2 off" in shown and "The two part after 2 tokens." in shown
+    assert shown.count('">' + " upon </span>") == 2  # in grey, on both sides
+    assert "</span>&lt;b&gt;</div>" in shown and "</span>a</div>" in shown
+    assert "The two are the same." in shown
+    assert "With nothing off" in side_by_side(replace(found, mask=""))
+    assert "Nothing generated" in side_by_side(None)
 
-    with gr.Blocks():
-        check._generation(wiring)
-    ours, theirs = wiring.sections[-1].draw(session)
-    assert (ours["value"], ours["label"], theirs) == (" upon", "With 2 off", " a")
+
+def test_generated_texts_are_never_markup(session: Session):
+    evil = "<img src=x onerror=alert(1)>&\"'"
+    made = session.results["sweep"].provenance
+    one = Continuation(evil, evil, evil, 9, 9, shared=len(evil))
+    for shared in (0, 3, len(evil)):
+        shown = side_by_side(Generation(made, evil, [replace(one, shared=shared)]))
+        assert "<img" not in shown and "onerror=alert(1)>" not in shown
+        assert shown.count("&lt;img") >= 2
+
+
+@pytest.mark.parametrize(
+    ("written", "prompts"),
+    [
+        ("one", ["one"]),
+        (" one\ntwo \n", [" one\ntwo \n"]),
+        ("one\n---\ntwo\n\nthree", ["one", "two\n\nthree"]),
+        ("---\none\n--- \n---\r\n two\n---", ["one", " two"]),
+        ("one --- two\n----\n --- x", ["one --- two\n----\n --- x"]),
+    ],
+)
+def test_prompts_stand_between_lines_of_three_dashes(written: str, prompts: list[str]):
+    assert check.prompts_of(written) == prompts
 
 
 def test_what_a_page_chooses_to_see_is_its_own_and_goes_with_it(

@@ -11,12 +11,13 @@ from __future__ import annotations
 import plotly.graph_objects as go
 
 from inspector.results.base import Result
-from inspector.results.checks import Benchmark, Perplexity
+from inspector.results.checks import Benchmark, Perplexity, Speed
 from inspector.results.scores import Scores, Similarity
 from inspector.results.trajectory import Trajectory
 from inspector.view.figures.outcomes import benchmark, perplexity
 from inspector.view.figures.scores import sweep
 from inspector.view.figures.similarity import angular, stream, units
+from inspector.view.figures.speed import speed
 from inspector.view.figures.trajectory import curve, step_map
 
 
@@ -40,5 +41,7 @@ def figures_of(result: Result) -> list[go.Figure]:
             return [perplexity(result)]
         case Benchmark():
             return [benchmark(result)]
+        case Speed():
+            return [speed(result)]
         case _:
             return []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shlex
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -15,18 +16,22 @@ from inspector.measure.benchmark import benchmark
 from inspector.measure.generation import generate
 from inspector.measure.perplexity import perplexity
 from inspector.measure.sequential import until_decided
-from inspector.results.checks import Benchmark, Flip, Perplexity
+from inspector.measure.speed import PROMPT as PROMPT_TOKENS
+from inspector.measure.speed import ROUNDS, TOKENS, speed
+from inspector.results.checks import Benchmark, Flip, Perplexity, Speed
 from inspector.units import Mask
 from inspector.view import figures, outcomes
 from inspector.view.commands import command
 from inspector.view.plot import Plot
 from inspector.view.session import Session
+from inspector.view.side_by_side import side_by_side
 from inspector.view.sidebar import Sidebar
-from inspector.view.texts import cut, options_of, whole
+from inspector.view.texts import cut, number, options_of, whole
 from inspector.view.wiring import Wiring
 
 PROMPT = "The three most important things to know about volcanoes are"
 _NAME = re.compile(r"\w[\w-]{0,99}", re.ASCII)
+_DASHES = re.compile(r"\n?^---[ \t\r]*$\n?", re.MULTILINE)
 FLIPS = ("Task", "Question", "Right", "This mask", "Untouched")
 SURE = "() => confirm('Clear the table of what was tried?')"
 SHOWN = 200
@@ -41,6 +46,7 @@ def build(wiring: Wiring, sidebar: Sidebar, redraw_mask: tuple[str, ...]) -> Non
             _perplexity(wiring, sidebar)
         with gr.Column(min_width=320):
             _benchmark(wiring)
+    _speed(wiring)
     _generation(wiring)
     _history_table(wiring, redraw_mask)
 
@@ -206,45 +212,106 @@ def _benchmark(wiring: Wiring) -> None:
     wiring.on(go.click, start, [tasks, limit, decide], redraw=["status"])
 
 
+def _speed(wiring: Wiring) -> None:
+    gr.Markdown("### Speed\nBoth models in turns, as this machine runs them now.")
+    with gr.Row(equal_height=True):
+        prompt = gr.Number(
+            PROMPT_TOKENS, label="Prompt tokens", precision=0, minimum=1, min_width=110
+        )
+        tokens = gr.Number(TOKENS, label="New tokens", precision=0, minimum=1, min_width=110)
+        rounds = gr.Number(ROUNDS, label="Rounds", precision=0, minimum=1, min_width=80)
+        go = gr.Button("Measure speed", variant="primary", min_width=160, elem_id="speed-go")
+    plot = Plot(empty="Not measured yet.", elem_id="speed")
+
+    def draw(session: Session) -> list[Any]:
+        found = session.results.get("speed")
+        return [figures.speed(found) if isinstance(found, Speed) else None]
+
+    def start(session: Session, *counts: float | None) -> None:
+        bench, card, mask = wiring.bench, session.require_card(), session.require_mask()
+        asked = ("how many prompt tokens", "how many new tokens", "how many rounds")
+        length, new, times = (
+            whole(each, what, 1) for each, what in zip(counts, asked, strict=True)
+        )
+
+        def work(loaded: Any, progress: Any) -> Any:
+            return speed(
+                loaded, mask, prompt_length=length, new_tokens=new, rounds=times, progress=progress
+            )
+
+        line = command("speed", card, str(mask), prompt_tokens=length, tokens=new, rounds=times)
+        bench.run(session, "speed", "Speed", work, line)
+
+    wiring.section("check", [plot], draw)
+    wiring.on(go.click, start, [prompt, tokens, rounds], redraw=["status"])
+
+
 def _generation(wiring: Wiring) -> None:
-    gr.Markdown("### A few generated lines\nThe same prompt through both models, greedy.")
+    gr.Markdown("### A few generated lines\nThe same prompts through both models.")
     with gr.Row(equal_height=True):
         prompt = gr.Textbox(
-            PROMPT, label="Prompt", lines=2, scale=3, min_width=260, elem_id="prompt"
+            PROMPT,
+            label="Prompts",
+            info="Several: put a line of three dashes (---) between them.",
+            lines=2,
+            scale=3,
+            min_width=260,
+            elem_id="prompt",
         )
         tokens = gr.Number(48, label="Tokens", precision=0, minimum=1, min_width=80, scale=0)
         chat = gr.Checkbox(False, label="Chat template", min_width=130, scale=0)
         go = gr.Button("Generate", variant="primary", scale=0, elem_id="generate-go")
     with gr.Row():
-        ours = gr.Textbox(
-            label="With this mask", lines=6, interactive=False, buttons=["copy"], min_width=260
+        temperature = gr.Textbox(
+            label="Temperature", placeholder="none: the most likely tokens", min_width=110
         )
-        theirs = gr.Textbox(
-            label="Untouched", lines=6, interactive=False, buttons=["copy"], min_width=260
-        )
+        top_p = gr.Textbox(label="Top-p", placeholder="1", min_width=80)
+        seed = gr.Textbox(label="Seed of the draws", placeholder="0", min_width=80)
+    texts = gr.HTML(elem_id="generated")
 
-    def draw(session: Session) -> list[Any]:
-        found = session.generated
-        if found is None:
-            return [gr.update(value="", label="With this mask"), ""]
-        # The mask may have changed since.
-        label = f"With {found.mask} off" if found.mask else "With nothing off"
-        return [gr.update(value=found.text, label=label), found.baseline_text]
-
-    def start(session: Session, written: str, count: float | None, template: bool) -> None:
+    def start(
+        session: Session, written: str, count: float | None, template: bool, *drawn: str | None
+    ) -> None:
         bench, card, mask = wiring.bench, session.require_card(), session.require_mask()
-        number = whole(count, "how many tokens", 1)
-        if not (written or "").strip():
-            raise InspectorError("write a prompt first.")
+        most = whole(count, "how many tokens", 1)
+        prompts, settings = prompts_of(written), _drawn(*drawn)
 
         def work(loaded: Any, progress: Any) -> Any:
-            return generate(loaded, written, mask, tokens=number, chat=template, progress=progress)
+            return generate(
+                loaded, prompts, mask, tokens=most, chat=template, **settings, progress=progress
+            )
 
-        line = command("generate", card, str(mask), prompt=written, tokens=number, chat=template)
+        line = command("generate", card, str(mask), tokens=most, chat=template, **settings)
+        # The shell's quoting; a prompt may begin with a dash.
+        line += " " + shlex.join(f"--prompt={each}" for each in prompts)
         bench.run(session, "generation", "Generation", work, line)
 
-    wiring.section("check", [ours, theirs], draw)
-    wiring.on(go.click, start, [prompt, tokens, chat], redraw=["status"])
+    wiring.section("check", [texts], lambda s: [side_by_side(s.generated)])
+    inputs = [prompt, tokens, chat, temperature, top_p, seed]
+    wiring.on(go.click, start, inputs, redraw=["status"])
+
+
+def prompts_of(written: str | None) -> list[str]:
+    """The prompts in a field, as they stand between lines of three dashes; blank ones are left out.
+
+    Raises:
+        InspectorError: there is none.
+    """
+    found = [each for each in _DASHES.split(written or "") if each.strip()]
+    if not found:
+        raise InspectorError("write a prompt first.")
+    return found
+
+
+def _drawn(temperature: str | None, top_p: str | None, seed: str | None) -> dict[str, Any]:
+    """Arguments of `generate` from the fields; empty ones are left out."""
+    start = number(seed, "the seed")
+    options = {
+        "temperature": number(temperature, "the temperature"),
+        "top_p": number(top_p, "top-p"),
+        "seed": None if start is None else whole(start, "the seed", 0),
+    }
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _flips(found: Benchmark) -> list[list[str]]:
