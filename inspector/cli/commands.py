@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from inspector import __version__
-from inspector.cli import checking, information, looking, showing
+from inspector.cli import checking, comparing, information, looking, showing
 from inspector.errors import InspectorError
 from inspector.measure.methods import METHODS
 from inspector.model.sources import FORMS
@@ -302,6 +302,23 @@ COMMANDS: tuple[Command, ...] = (
         (
             _argument("results", metavar="RESULT", nargs="+", help="files that -o wrote"),
             _argument("-o", "--output", metavar="OUT.html", required=True, help="where to"),
+        ),
+    ),
+    Command(
+        "compare",
+        "several pruning runs of one model: perplexity by parameters removed, and where they agree",
+        comparing.compare,
+        (
+            _argument("runs", metavar="RUN", nargs="+", help="files that prune wrote with -o"),
+            _argument(
+                "--at",
+                metavar="P",
+                help="compare their masks at this share of parameters removed: 10% or 0.1; "
+                "default: the largest that all runs reach",
+            ),
+            _argument(
+                "-o", "--output", metavar="OUT.html", help="write the figure into one HTML file"
+            ),
         ),
     ),
     Command(

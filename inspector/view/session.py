@@ -11,6 +11,7 @@ from inspector.errors import InspectorError
 from inspector.jobs import Job
 from inspector.results.base import Result
 from inspector.results.checks import Benchmark, Generation, Untouched
+from inspector.results.comparison import Comparison
 from inspector.results.scores import Scores, Similarity
 from inspector.results.trajectory import Trajectory
 from inspector.units import Mask
@@ -18,7 +19,10 @@ from inspector.view.card import Card
 
 UNDO, HISTORY = 200, 200
 """The most masks and rows of the history that are kept."""
-SECTIONS = ("map", "mask", "live", "model", "similarity", "sweep", "pruning", "check", "runs")
+SECTIONS = (
+    *("map", "mask", "live", "model", "similarity", "sweep", "pruning", "check", "runs"),
+    "comparison",
+)
 """The parts of the page that are redrawn when something in them has changed."""
 KEPT = (
     "card",
@@ -37,6 +41,7 @@ KEPT = (
     "errors",
     "untouched",
     "looks",
+    "comparison",
 )
 """What a reloaded page has back."""
 
@@ -70,6 +75,7 @@ class Session:
     looks: dict[str, tuple[str, ...]] = field(
         default_factory=dict
     )  # a tab's choices of what to draw
+    comparison: Comparison | None = None
     closed: bool = False
     changed: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SECTIONS, 1))
     shown: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SECTIONS, 0))

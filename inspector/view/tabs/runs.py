@@ -19,6 +19,7 @@ from inspector.units import Mask, all_units
 from inspector.view import runs
 from inspector.view.figures import figures_of
 from inspector.view.session import Session
+from inspector.view.tabs import compared
 from inspector.view.wiring import Wiring
 
 RECORDED = "recorded: SmolLM2 pruned by FinerCut"
@@ -51,6 +52,8 @@ def build(wiring: Wiring) -> None:
         elem_id="run-command",
     )
 
+    several = compared.build(wiring, lambda session, run: find(wiring, session, run))
+
     def choices(session: Session) -> list[str]:
         return [RECORDED, *bench.saved(session)]
 
@@ -62,11 +65,12 @@ def build(wiring: Wiring) -> None:
             facts = {"kind": opened.kind, "mask": opened.mask, **made.__dict__}
         return [
             gr.update(choices=choices(session)),
+            gr.update(choices=choices(session)),
             gr.update(value=facts, visible=facts is not None),
             made.command if made else "",
         ]
 
-    wiring.section("runs", [name, about, line], draw)
+    wiring.section("runs", [name, several, about, line], draw)
     every = ["similarity", "sweep", "pruning", "check", "map", "runs"]
 
     def open_it(session: Session, run: str | None) -> None:
