@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from inspector import __version__
-from inspector.cli import checking, comparing, information, looking, showing
-from inspector.errors import InspectorError
+from inspector.cli import checking, comparing, exchanging, information, looking, showing
+from inspector.measure.foreign import FORMATS, WRITTEN
 from inspector.measure.methods import METHODS
 from inspector.model.sources import FORMS
 from inspector.units import KINDS
@@ -322,6 +321,55 @@ COMMANDS: tuple[Command, ...] = (
         ),
     ),
     Command(
+        "import",
+        "read a mask, or an order of removal, from another tool's file",
+        exchanging.import_file,
+        (
+            _argument(
+                "file",
+                metavar="FILE",
+                help=f"known by what it holds: {', '.join(FORMATS)}",
+            ),
+            _argument(
+                "--depth",
+                metavar="N",
+                type=int,
+                help="the number of the model's layers, where the file does not say it",
+            ),
+            _argument(
+                "--model",
+                metavar="MODEL",
+                help="load the model: its depth is taken, the mask is checked against it, and a "
+                "file with an order becomes a pruning run",
+            ),
+            DEVICE,
+            DTYPE,
+            OUTPUT,
+            JSON,
+        ),
+    ),
+    Command(
+        "masks",
+        "write a mask, or the order of a run, as another tool's file",
+        exchanging.masks,
+        (
+            _argument(
+                "--mask",
+                metavar="UNITS",
+                required=True,
+                help="units such as 5.attn,17, or the .json of a mask or of a pruning run",
+            ),
+            _argument("--depth", metavar="N", type=int, help="the number of the model's layers"),
+            _argument("--to", metavar="FORM", required=True, help=f"one of {', '.join(WRITTEN)}"),
+            _argument(
+                "--model",
+                metavar="NAME",
+                help="the model's name in a mergekit file, as it takes it",
+            ),
+            _argument("-o", "--output", metavar="FILE", help="write it here and not on stdout"),
+        ),
+    ),
+    Command(
         "serve",
         "serve the page",
         showing.serve,
@@ -332,29 +380,3 @@ COMMANDS: tuple[Command, ...] = (
         ),
     ),
 )
-
-
-class _Parser(argparse.ArgumentParser):
-    """Raises what argparse would print with its usage: a mistake is one line here."""
-
-    def error(self, message: str) -> NoReturn:
-        raise InspectorError(f"{message}; see {self.prog} --help.")
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of all commands; what it returns has `run`, the command's function."""
-    parser = _Parser(
-        prog="inspector",
-        description="See, toggle, prune and check the sublayers of a language model.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="version", version=f"inspector {__version__}")
-    parser.set_defaults(run=lambda args, meter: parser.print_help())
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for row in COMMANDS:
-        one = commands.add_parser(row.name, help=row.help, description=row.help, allow_abbrev=False)
-        one.set_defaults(run=row.run)
-        for argument in row.arguments:
-            words = argument.help.replace("%", "%%")  # argparse formats its helps
-            one.add_argument(*argument.names, help=words, **argument.settings)
-    return parser

@@ -387,6 +387,8 @@ def _curve_axes(figure: go.Figure, steps: list[int], perplexity: list[float]) ->
 
 def _checked_on(trajectory: Trajectory) -> str:
     corpus = trajectory.check_corpus
+    if not any(math.isfinite(step.perplexity) for step in trajectory.steps):
+        return "No perplexity was measured"
     text = f"{corpus.get('name')}, {corpus.get('windows')} x {corpus.get('length')} tokens"
     on = f"Perplexity on {text}" if corpus else "Perplexity on an unnamed text"
     if trajectory.checked_on_search_text:
