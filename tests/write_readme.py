@@ -16,6 +16,7 @@ from write_requirements import ROOT, constraints
 import inspector
 from inspector.cli.commands import COMMANDS, COMMON, Argument
 from inspector.measure import corpus
+from inspector.measure.foreign import FORMATS
 from inspector.measure.methods import METHODS, SCORES, WAYS
 from inspector.measure.metrics import METRICS
 from inspector.model.families import FAMILIES
@@ -124,6 +125,21 @@ def _scores() -> str:
     return table(["score", "what it is", "formula", "unit"], rows)
 
 
+def formats() -> str:
+    """Other tools' files, and where their layers count from."""
+    rows = (
+        [
+            code(row.name),
+            row.label,
+            row.holds,
+            row.index,
+            "read and written" if row.writes else "read",
+        ]
+        for row in FORMATS.values()
+    )
+    return table(["form", "file", "holds", "layers count", ""], rows)
+
+
 def commands() -> str:
     own = ([code(f"inspector {row.usage}"), row.help + _listed(row.arguments)] for row in COMMANDS)
     common = ([code(", ".join(_spellings(each))), each.help] for each in COMMON)
@@ -169,6 +185,7 @@ PARTS: dict[str, Callable[[], str]] = {
         measures,
         metrics,
         methods,
+        formats,
         commands,
         bounds,
     )
