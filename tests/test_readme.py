@@ -12,7 +12,7 @@ import pytest
 from write_readme import MARKED, PARTS, README, pinned, regenerated
 from write_requirements import ROOT
 
-from inspector.cli.commands import build_parser
+from inspector.cli.parser import build_parser
 from inspector.results.files import load
 from inspector.results.trajectory import Trajectory
 

@@ -17,6 +17,7 @@ import inspector
 from inspector.cli.arguments import COMMON, Argument
 from inspector.cli.commands import COMMANDS
 from inspector.measure import corpus
+from inspector.measure.foreign import FORMATS
 from inspector.measure.methods import METHODS, SCORES, WAYS
 from inspector.measure.metrics import METRICS
 from inspector.model.export import forms
@@ -126,6 +127,21 @@ def _scores() -> str:
     return table(["score", "what it is", "formula", "unit"], rows)
 
 
+def formats() -> str:
+    """Other tools' files, and where their layers count from."""
+    rows = (
+        [
+            code(row.name),
+            row.label,
+            row.holds,
+            row.index,
+            "read and written" if row.writes else "read",
+        ]
+        for row in FORMATS.values()
+    )
+    return table(["form", "file", "holds", "layers count", ""], rows)
+
+
 def commands() -> str:
     own = ([code(f"inspector {row.usage}"), row.help + _listed(row.arguments)] for row in COMMANDS)
     common = ([code(", ".join(_spellings(each))), each.help] for each in COMMON)
@@ -177,6 +193,7 @@ PARTS: dict[str, Callable[[], str]] = {
         measures,
         metrics,
         methods,
+        formats,
         commands,
         exports,
         bounds,

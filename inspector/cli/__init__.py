@@ -12,8 +12,8 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from inspector.cli.commands import build_parser
 from inspector.cli.output import check_output, save_partial
+from inspector.cli.parser import build_parser
 from inspector.cli.progress import Meter
 from inspector.errors import InspectorError
 from inspector.jobs import Cancelled

@@ -1,12 +1,16 @@
-"""The arguments of commands as data, and those that commands share."""
+"""What a row of the table of commands is made of, and the arguments that commands share."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import argparse
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from inspector.model.sources import FORMS
+
+if TYPE_CHECKING:
+    from inspector.cli.progress import Meter
 
 
 @dataclass(frozen=True)
@@ -85,3 +89,25 @@ TEXT = (CORPUS, SAMPLES, LENGTH, SEED)
 COMMON = (MASK, *TEXT, DEVICE, DTYPE, OUTPUT, JSON)
 """What commands share; those that measure on no text of their own do without `TEXT`."""
 PLACE = (MASK, DEVICE, DTYPE, OUTPUT, JSON)
+
+
+@dataclass(frozen=True)
+class Command:
+    """One row: the command's name, its line of help, its arguments, and what runs it."""
+
+    name: str
+    help: str
+    run: Callable[[argparse.Namespace, Meter], None]
+    arguments: tuple[Argument, ...]
+
+    @property
+    def usage(self) -> str:
+        """The command with the arguments that are its own."""
+        own = (each for each in self.arguments if each not in COMMON)
+        parts = (f"[{each.usage}]" if _omissible(each) else each.usage for each in own)
+        return " ".join([self.name, *parts])
+
+
+def _omissible(argument: Argument) -> bool:
+    settings = argument.settings
+    return settings.get("nargs") == "?" or (argument.optional and not settings.get("required"))

@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from inspector.errors import MaskError
 from inspector.units import Mask
@@ -39,16 +39,25 @@ def read_mask(text: str, depth: int) -> Mask:
     Raises:
         MaskError: it cannot be read, or is for another depth.
     """
+    data = read_json(text)
+    return Mask.parse(text, depth) if data is None else Mask.from_json(data, depth)
+
+
+def read_json(text: str) -> Any:
+    """What is in the file of ``--mask``; None where it is no file but the mask itself.
+
+    Raises:
+        MaskError: it cannot be read, or is no JSON.
+    """
     if not text.startswith("@") and not text.endswith(".json"):
-        return Mask.parse(text, depth)
+        return None
     path = text.removeprefix("@")
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise MaskError(f"cannot read the mask {path}: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:
         raise MaskError(f"the mask {path} is not JSON: {error}.") from error
-    return Mask.from_json(data, depth)
 
 
 def search_text(args: argparse.Namespace, loaded: LoadedModel, meter: Meter) -> Windows:

@@ -119,9 +119,7 @@ def trajectory(result: Trajectory) -> str:
         ]
         for step in result.steps
     ]
-    cut = _text(result.check_corpus)
-    where = "the search text" if result.checked_on_search_text else cut
-    title = f"{result.method} by {result.metric}; perplexity on {printable(where, lines=False)}"
+    title = f"{result.method} by {result.metric}; {printable(_checked(result), lines=False)}"
     if not result.finished:
         title += "; not finished"
     back = ["back"] if moved else []
@@ -240,6 +238,13 @@ SUMMARIES: dict[type[Result], Summary] = {
 
 def _units(units: list[str], depth: int) -> str:
     return str(Mask.of(depth, units)) or "-"
+
+
+def _checked(result: Trajectory) -> str:
+    if not any(math.isfinite(step.perplexity) for step in result.steps):
+        return "no perplexity measured"
+    on = "the search text" if result.checked_on_search_text else _text(result.check_corpus)
+    return f"perplexity on {on}"
 
 
 def _layers(start: int, n: int) -> str:

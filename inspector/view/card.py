@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import datetime
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from inspector import __version__
 from inspector.errors import MaskError, ResultError
-from inspector.results.base import brief
+from inspector.results.base import Provenance, brief
 from inspector.units import Mask, all_units
 
 
@@ -93,6 +95,25 @@ class Card:
             if str(unit) in self.problems:
                 raise MaskError(f"{unit} cannot be muted: {self.problems[str(unit)]}.")
         return mask
+
+    def left(self, mask: Mask) -> tuple[int, int]:
+        """Parameters and KV bytes per token that a mask leaves."""
+        gone = [self.units[str(unit)] for unit in mask]
+        parameters, kv = (sum(costs) for costs in zip(*gone, strict=True)) if gone else (0, 0)
+        return self.parameters - parameters, self.kv_bytes - kv
+
+    def provenance(self) -> Provenance:
+        """What goes on a result that nobody measured, such as a run out of another tool's file."""
+        return Provenance(
+            source=self.source,
+            weights=self.weights,
+            model_type=self.model_type,
+            dtype=self.dtype,
+            device=self.device,
+            depth=self.depth,
+            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            versions={"inspector": __version__},
+        )
 
     def takes(self, mask: Mask) -> bool:
         """Whether this model can be run under the mask; see `check`."""

@@ -11,6 +11,7 @@ from inspector.errors import InspectorError
 from inspector.jobs import Job
 from inspector.results.base import Result
 from inspector.results.checks import Benchmark, Generation, Untouched
+from inspector.results.comparison import Comparison
 from inspector.results.scores import Scores, Similarity
 from inspector.results.trajectory import Trajectory
 from inspector.units import Mask
@@ -29,6 +30,7 @@ SECTIONS = (
     "check",
     "export",
     "runs",
+    "comparison",
 )
 """The parts of the page that are redrawn when something in them has changed."""
 KEPT = (
@@ -48,6 +50,7 @@ KEPT = (
     "errors",
     "untouched",
     "looks",
+    "comparison",
 )
 """What a reloaded page has back."""
 
@@ -81,6 +84,7 @@ class Session:
     looks: dict[str, tuple[str, ...]] = field(
         default_factory=dict
     )  # a tab's choices of what to draw
+    comparison: Comparison | None = None
     closed: bool = False
     changed: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SECTIONS, 1))
     shown: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SECTIONS, 0))

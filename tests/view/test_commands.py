@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inspector.cli.commands import build_parser
+from inspector.cli.parser import build_parser
 from inspector.units import Mask
 from inspector.view.card import Card
 from inspector.view.commands import command

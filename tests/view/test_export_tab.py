@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from inspector.cli.commands import build_parser
+from inspector.cli.parser import build_parser
 from inspector.model.export import making
 from inspector.model.export.forms import FORMS
 from inspector.units import Mask

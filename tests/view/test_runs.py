@@ -13,14 +13,16 @@ import pytest
 from inspector import assets
 from inspector.assets import asset
 from inspector.errors import InspectorError, ResultError
+from inspector.model.loaded import LoadedModel
 from inspector.results.base import Result
 from inspector.results.files import save
 from inspector.results.scores import Scores, Similarity
 from inspector.results.trajectory import Trajectory
+from inspector.units import Mask
 from inspector.view import runs
 from inspector.view.colours import COLOURS, map_value
 from inspector.view.figures import figures_of
-from inspector.view.tabs.runs import RECORDED, find, read, show
+from inspector.view.tabs.runs import RECORDED, find, open_file, read, show
 from inspector.view.wiring import Wiring
 from tests.view.conftest import Pages, request
 
@@ -241,7 +243,7 @@ def test_an_uploaded_run_that_cannot_be_drawn_is_refused_and_changes_nothing(
     for number, data in enumerate(damaged(measured[kind])):
         file.write_text(json.dumps(data), encoding="utf-8")
         with pytest.raises(ResultError):
-            show(Wiring(pages.bench), session, read(str(file)))
+            open_file(Wiring(pages.bench), session, str(file))
             pytest.fail(f"{kind} {number} was taken")
         assert session.results == before
     map_value(session)
@@ -251,33 +253,36 @@ def test_an_uploaded_run_that_cannot_be_drawn_is_refused_and_changes_nothing(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"\xff\xfe", "not a saved run"),
-        (b"{", "not a saved run"),
-        (b"[" * 200_000, "not a saved run"),
-        (b"[]", "its kind is none of"),
+        (b"\xff\xfe", "no text"),
+        (b"{", "of no known form"),
+        (b"[" * 200_000, "of no known form"),
+        (b"[]", "of no known form"),
+        (b'{"kind": "x"}', "its kind is none of"),
         (b'{"kind": "scores", "format": 99}', "has format 99"),
         (b'{"kind": "scores", "format": 1}', "damaged"),
     ],
 )
 def test_an_uploaded_file_that_is_no_run_is_one_sentence(
-    tmp_path: Path, content: bytes, message: str
+    pages: Pages, tmp_path: Path, content: bytes, message: str
 ):
+    session = pages.bench.session(request("a"))
     file = tmp_path / "x.json"
     file.write_bytes(content)
     with pytest.raises(ResultError, match=message):
-        read(str(file))
+        open_file(Wiring(pages.bench), session, str(file))
 
 
 def test_an_uploaded_file_that_is_too_large_is_not_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pages: Pages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
+    card = pages.bench.session(request("a")).require_card()
     file = tmp_path / "x.json"
     file.write_bytes(b" " * 100)
     monkeypatch.setattr("inspector.view.tabs.runs.MAX_BYTES", 99)
     with pytest.raises(ResultError, match="larger than 50 MB"):
-        read(str(file))
+        read(str(file), card)
     with pytest.raises(ResultError, match="not a saved run"):
-        read(str(tmp_path / "gone.json"))
+        read(str(tmp_path / "gone.json"), card)
 
 
 def test_a_good_run_comes_back_from_its_file(
@@ -286,6 +291,75 @@ def test_a_good_run_comes_back_from_its_file(
     session = pages.bench.session(request("a"))
     for kind, result in measured.items():
         save(result, tmp_path / "x.json")
-        show(Wiring(pages.bench), session, read(str(tmp_path / "x.json")))
+        open_file(Wiring(pages.bench), session, str(tmp_path / "x.json"))
         assert session.results[kind].to_json() == result.to_json()
     assert session.news("map") and session.news("runs")
+
+
+# ---- other tools' files --------------------------------------------------------------------------
+
+
+def test_an_order_of_another_tool_opens_as_a_run_with_the_models_sizes(
+    pages: Pages, tiny: LoadedModel, tmp_path: Path
+):
+    session = pages.bench.session(request("a"))
+    file = tmp_path / "order.json"
+    file.write_text('{"1": [["mlp", 2]], "2": [["mha", 1], ["mlp", 2]]}')
+    block = pages.component(gr.UploadButton, elem_id="run-upload")
+    pages.handler(block, "upload")(request("a"), str(file))
+    run = session.trajectory
+    assert run is not None and run is session.results["opened"]
+    assert run.removed == ["2.ffn", "1.attn"] and session.require_mask() == Mask(4)
+    for step in run.steps:
+        mask = tiny.mask(step.mask)
+        assert step.parameters == tiny.parameters_left(mask)
+        assert step.kv_bytes_per_token == tiny.kv_bytes_left(mask)
+    text = figures_of(run)[1].layout.meta["lines"][0]  # pyright: ignore
+    assert text == "No perplexity was measured"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("a.txt", "1,3", "1,3"),
+        ("a.txt", "none\nattn\nmlp\nattn+mlp\n", "1.attn,2.ffn,3"),
+        ("a.json", '{"drop_attn_list": [2], "drop_mlp_list": []}', "2.attn"),
+        ("a.json", '{"depth": 4, "muted": ["1"]}', "1"),
+        ("a.csv", "block_start,block_end,average_distance\n1,3,0.2\n2,4,0.1\n", "2-3"),
+    ],
+)
+def test_a_mask_of_another_tool_goes_on_the_map(
+    pages: Pages, tmp_path: Path, name: str, content: str, expected: str
+):
+    session = pages.bench.session(request("a"))
+    before = dict(session.results)
+    (tmp_path / name).write_text(content)
+    block = pages.component(gr.UploadButton, elem_id="run-upload")
+    assert {f".{name.rpartition('.')[2]}"} <= set(block.file_types)
+    pages.handler(block, "upload")(request("a"), str(tmp_path / name))
+    assert session.require_mask() == Mask.parse(expected, 4)
+    assert session.results == before
+    session.undo()
+    assert session.require_mask() == Mask(4)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("none\n" * 5, "for a model of 5 layers, not 4"),
+        ("7", "layer 7 is out of range"),
+        ("hello", "of no known form"),
+        ("3.ffn", "of no known form"),
+        ("3", "3.ffn cannot be muted: it does nothing"),
+    ],
+)
+def test_a_file_that_does_not_fit_the_model_is_one_sentence(
+    pages: Pages, tmp_path: Path, content: str, message: str
+):
+    session = pages.bench.session(request("a"))
+    session.card = replace(session.require_card(), problems={"3.ffn": "it does nothing"})
+    (tmp_path / "x.txt").write_text(content)
+    block = pages.component(gr.UploadButton, elem_id="run-upload")
+    with pytest.raises(gr.Error, match=f"(?i){message}"):
+        pages.handler(block, "upload")(request("a"), str(tmp_path / "x.txt"))
+    assert session.require_mask() == Mask(4)

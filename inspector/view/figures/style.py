@@ -262,6 +262,14 @@ def layer_axis(depth: int, **more: Any) -> dict[str, Any]:
     }
 
 
+def log_ticks(values: Sequence[float]) -> dict[str, Any]:
+    """A logarithmic axis over these positive values, with as many numbers as stay readable."""
+    powers = range(math.floor(math.log10(min(values))), math.ceil(math.log10(max(values))) + 1)
+    leads = (1, 2, 5) if len(powers) <= 4 else (1,)
+    ticks = [lead * 10.0**power for power in powers for lead in leads]
+    return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:,g}" for tick in ticks]}
+
+
 def _field(value: Any) -> Any:
     if isinstance(value, float | np.floating):
         return f"{float(value):.6g}" if math.isfinite(value) else ""

@@ -22,6 +22,7 @@ from inspector.view.figures.style import (
     colour_bar,
     csv_text,
     layer_axis,
+    log_ticks,
     metric_words,
     number,
     sheet,
@@ -374,11 +375,7 @@ def curve(trajectory: Trajectory, *, step: int | None = None) -> go.Figure:
 def _curve_axes(figure: go.Figure, steps: list[int], perplexity: list[float]) -> None:
     known = [value for value in perplexity if math.isfinite(value) and value > 0]
     if known and max(known) > 20 * min(known):
-        powers = range(math.floor(math.log10(min(known))), math.ceil(math.log10(max(known))) + 1)
-        leads = (1, 2, 5) if len(powers) <= 4 else (1,)
-        ticks = [lead * 10.0**power for power in powers for lead in leads]
-        log = {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:,g}" for tick in ticks]}
-        figure.update_yaxes(title_text="perplexity (log)", row=1, col=1, **log)
+        figure.update_yaxes(title_text="perplexity (log)", row=1, col=1, **log_ticks(known))
     else:
         figure.update_yaxes(title_text="perplexity", nticks=5, row=1, col=1)
     figure.update_yaxes(title_text="left, %", nticks=5, row=2, col=1)
@@ -390,6 +387,8 @@ def _curve_axes(figure: go.Figure, steps: list[int], perplexity: list[float]) ->
 
 def _checked_on(trajectory: Trajectory) -> str:
     corpus = trajectory.check_corpus
+    if not any(math.isfinite(step.perplexity) for step in trajectory.steps):
+        return "No perplexity was measured"
     text = f"{corpus.get('name')}, {corpus.get('windows')} x {corpus.get('length')} tokens"
     on = f"Perplexity on {text}" if corpus else "Perplexity on an unnamed text"
     if trajectory.checked_on_search_text:

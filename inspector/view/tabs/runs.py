@@ -10,6 +10,9 @@ from typing import Any
 import gradio as gr
 
 from inspector.errors import InspectorError, ResultError
+from inspector.measure import foreign
+from inspector.measure.foreign import SUFFIXES
+from inspector.measure.foreign.runs import as_run
 from inspector.measure.metrics import metric_named
 from inspector.results.base import Result
 from inspector.results.files import from_json
@@ -17,8 +20,10 @@ from inspector.results.scores import Scores, Similarity
 from inspector.results.trajectory import Trajectory
 from inspector.units import Mask, all_units
 from inspector.view import runs
+from inspector.view.card import Card
 from inspector.view.figures import figures_of
 from inspector.view.session import Session
+from inspector.view.tabs import compared
 from inspector.view.wiring import Wiring
 
 RECORDED = "recorded: SmolLM2 pruned by FinerCut"
@@ -33,14 +38,21 @@ def build(wiring: Wiring) -> None:
     bench = wiring.bench
     gr.Markdown(
         "Every finished run is kept on this server. Opening one shows it in its tab; it does not "
-        "change the model."
+        "change the model. Open a file: a saved run, or a mask or order of BlockPruner, LLM-Drop, "
+        "EvoPress, PruneMe, mergekit, transformers or llama.cpp; a mask goes on the layer map."
     )
     with gr.Row(equal_height=True):
         name = gr.Dropdown([RECORDED], value=RECORDED, label="Saved runs", scale=3, elem_id="run")
         view = gr.Button("Open", variant="primary", scale=0, min_width=90, elem_id="run-open")
         fetch = gr.Button("Download", scale=0, min_width=110, elem_id="run-download")
         delete = gr.Button("Delete", scale=0, min_width=90, elem_id="run-delete")
-        upload = gr.UploadButton("Open a file", file_types=[".json"], scale=0, min_width=130)
+        upload = gr.UploadButton(
+            "Open a file",
+            file_types=list(SUFFIXES),
+            scale=0,
+            min_width=130,
+            elem_id="run-upload",
+        )
     file = gr.File(label="Download", visible=False, elem_id="run-file")
     about = gr.JSON(label="What made it", elem_id="run-about", visible=False)
     line = gr.Textbox(
@@ -50,6 +62,8 @@ def build(wiring: Wiring) -> None:
         lines=2,
         elem_id="run-command",
     )
+
+    several = compared.build(wiring, lambda session, run: find(wiring, session, run))
 
     def choices(session: Session) -> list[str]:
         return [RECORDED, *bench.saved(session)]
@@ -62,11 +76,12 @@ def build(wiring: Wiring) -> None:
             facts = {"kind": opened.kind, "mask": opened.mask, **made.__dict__}
         return [
             gr.update(choices=choices(session)),
+            gr.update(choices=choices(session)),
             gr.update(value=facts, visible=facts is not None),
             made.command if made else "",
         ]
 
-    wiring.section("runs", [name, about, line], draw)
+    wiring.section("runs", [name, several, about, line], draw)
     every = ["similarity", "sweep", "pruning", "check", "map", "runs"]
 
     def open_it(session: Session, run: str | None) -> None:
@@ -91,7 +106,12 @@ def build(wiring: Wiring) -> None:
 
     wiring.answer(fetch.click, prepare, [name], file)
     wiring.answer(delete.click, delete_it, [name], name, js=CONFIRM)
-    wiring.on(upload.upload, lambda s, path: show(wiring, s, read(path)), [upload], redraw=every)
+    wiring.on(
+        upload.upload,
+        lambda session, path: open_file(wiring, session, path),
+        [upload],
+        redraw=[*every, "mask"],
+    )
 
 
 def find(wiring: Wiring, session: Session, name: str | None) -> Result:
@@ -120,19 +140,47 @@ def remove(wiring: Wiring, session: Session, name: str) -> None:
     runs.forget([name])
 
 
-def read(path: str) -> Result:
-    """A result from an uploaded file.
+def open_file(wiring: Wiring, session: Session, path: str) -> None:
+    """Open an uploaded file: a run in its tab, a mask on the layer map.
 
     Raises:
-        ResultError: too large, not JSON, or no result.
+        InspectorError: it cannot be read, or belongs to another model than the one on the page.
+    """
+    found = read(path, session.require_card())
+    if isinstance(found, Mask):
+        session.set_mask(found)
+    else:
+        show(wiring, session, found)
+
+
+def read(path: str, card: Card) -> Result | Mask:
+    """What an uploaded file holds: a saved run, or another tool's order as a run, or a mask.
+
+    Raises:
+        InspectorError: too large, of no known form, damaged, or for another depth.
     """
     file = Path(path)
     try:
         if file.stat().st_size > MAX_BYTES:
             raise ResultError("this file is larger than 50 MB: it is no run of this program.")
-        return from_json(json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, OSError, RecursionError) as error:
-        raise ResultError(f"this file is not a saved run: {error}.") from error
+        text = file.read_text(encoding="utf-8-sig")
+    except (ValueError, OSError) as error:
+        raise ResultError(f"this file is not a saved run, and no text: {error}.") from error
+    data = own(text)
+    if data is not None:
+        return from_json(data)
+    found = foreign.read(text, depth=card.depth)
+    card.check(found.mask)
+    return as_run(found, card.provenance(), card.left) or found.mask
+
+
+def own(text: str) -> dict[str, Any] | None:
+    """The JSON of a result of this program; None for anything else."""
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return data if isinstance(data, dict) and "kind" in data else None
 
 
 def show(wiring: Wiring, session: Session, result: Result) -> None:

@@ -1,0 +1,147 @@
+"""Rows of the commands that look at a model and prune it."""
+
+from __future__ import annotations
+
+from inspector.cli import (
+    information,
+    looking,
+)
+from inspector.cli.arguments import (
+    COMMON,
+    MODEL,
+    PLACE,
+    Command,
+    argument,
+)
+from inspector.measure.methods import METHODS
+from inspector.units import KINDS
+
+LOOK: tuple[Command, ...] = (
+    Command(
+        "info",
+        "what a model is: size, units, and what is left of it under a mask",
+        information.info,
+        (
+            MODEL,
+            argument(
+                "--no-weights",
+                dest="weights",
+                action="store_false",
+                help="read the config alone: parameters, bytes, and whether they fit",
+            ),
+            *PLACE,
+        ),
+    ),
+    Command(
+        "similarity",
+        "how alike the residual stream is at different depths",
+        looking.similarity,
+        (
+            MODEL,
+            argument(
+                "--kind",
+                choices=("angular", "stream", "unit"),
+                default="angular",
+                help="what is printed: the best window of every n layers (default), the cosine "
+                "between unit boundaries, or how much each unit turns and grows the stream; the "
+                "JSON has them all",
+            ),
+            *COMMON,
+        ),
+    ),
+    Command(
+        "sweep",
+        "what muting each remaining unit would cost",
+        looking.sweep,
+        (
+            MODEL,
+            argument(
+                "--metric",
+                metavar="M",
+                default="nll",
+                help="nll (default), kl, js, js-reversed, angular or norm",
+            ),
+            *COMMON,
+        ),
+    ),
+    Command(
+        "prune",
+        "let a method remove units, or whole layers, step by step",
+        looking.prune,
+        (
+            MODEL,
+            argument(
+                "--method",
+                metavar="NAME",
+                default=next(iter(METHODS)),
+                help=f"{', '.join(METHODS)}; default: {next(iter(METHODS))}",
+            ),
+            argument(
+                "--remove",
+                metavar="K",
+                type=int,
+                help="stop after K removals in the method's own grain: units, or whole layers",
+            ),
+            argument(
+                "--remove-params",
+                metavar="P",
+                help="stop at the first step that has taken this share of all the model's "
+                "parameters (tied ones once): 10% or 0.1",
+            ),
+            argument("--remove-kv", metavar="P", help="the same of the KV cache's bytes"),
+            argument(
+                "--until-perplexity",
+                metavar="X",
+                type=float,
+                help="stop once the perplexity is above X; the first bound that is met counts",
+            ),
+            argument(
+                "--metric",
+                metavar="M",
+                help="what to go by, where there is a choice: "
+                + "; ".join(
+                    f"{row.name}: {', '.join(row.metrics)}"
+                    for row in METHODS.values()
+                    if len(row.metrics) > 1
+                )
+                + "; default: the first",
+            ),
+            argument("--only", choices=KINDS, help="remove units of one kind alone"),
+            argument(
+                "--protect",
+                metavar="UNITS",
+                default="",
+                help="what is never removed: layers such as 0,29, or units as for --mask",
+            ),
+            argument(
+                "--protect-first-until",
+                metavar="X",
+                type=float,
+                help="finercut: bar the first int(M X / 2) + 1 layers until int(M X) + 1 of the "
+                "model's M units are gone",
+            ),
+            argument(
+                "--as-published",
+                action="store_true",
+                help="do as the authors' code does where that differs: "
+                + "; ".join(
+                    f"{row.name}: {row.published}" for row in METHODS.values() if row.published
+                ),
+            ),
+            argument(
+                "--method-seed",
+                metavar="S",
+                type=int,
+                default=0,
+                help="seed of the method that draws at random; default: 0",
+            ),
+            argument(
+                "--check-corpus",
+                metavar="TEXT",
+                help="the text of the perplexity recorded at each step, 16 windows of 512 tokens "
+                "unless --samples and --length say otherwise; default: the windows of the search",
+            ),
+            *COMMON,
+        ),
+    ),
+)

@@ -1,0 +1,150 @@
+"""Rows of the commands that carry results and models elsewhere, and serve the page."""
+
+from __future__ import annotations
+
+from inspector.cli import (
+    comparing,
+    exchanging,
+    exporting,
+    showing,
+)
+from inspector.cli.arguments import (
+    DEVICE,
+    DTYPE,
+    JSON,
+    MASK,
+    MODEL,
+    OUTPUT,
+    Command,
+    argument,
+)
+from inspector.measure.foreign import FORMATS, WRITTEN
+
+SHARE: tuple[Command, ...] = (
+    Command(
+        "export",
+        "write the model without the muted units as a folder that transformers loads",
+        exporting.export,
+        (
+            argument("model", metavar="MODEL", nargs="?", help=f"{MODEL.help}; or --recipe"),
+            argument(
+                "-o",
+                "--output",
+                dest="folder",
+                metavar="DIR",
+                help="the folder to write, which must not exist; without it, what the mask allows, "
+                "what each format saves, and who can load it",
+            ),
+            argument(
+                "--format",
+                metavar="NAME",
+                default="auto",
+                help="auto (the first that is possible and smaller; default), blocks (whole layers "
+                "cut out), moe-stub (FFNs alone, in Llama, Mistral and Qwen2), compact (a small "
+                "modelling file comes along) or zeroed (saves nothing)",
+            ),
+            argument("--force", action="store_true", help="replace an earlier export of that name"),
+            argument(
+                "--recipe",
+                metavar="FILE",
+                help="take model, mask, dtype and format from the recipe.json of an export",
+            ),
+            argument(
+                "--push-to-hub",
+                dest="repository",
+                metavar="REPO",
+                help="then upload the folder as a new, private repository, with the hub's login",
+            ),
+            argument("--public", action="store_true", help="make that repository public"),
+            MASK,
+            DEVICE,
+            DTYPE,
+            JSON,
+        ),
+    ),
+    Command(
+        "plot",
+        "draw saved results into one HTML file that needs nothing else",
+        showing.plot,
+        (
+            argument("results", metavar="RESULT", nargs="+", help="files that -o wrote"),
+            argument("-o", "--output", metavar="OUT.html", required=True, help="where to"),
+        ),
+    ),
+    Command(
+        "compare",
+        "several pruning runs of one model: perplexity by parameters removed, and where they agree",
+        comparing.compare,
+        (
+            argument("runs", metavar="RUN", nargs="+", help="files that prune wrote with -o"),
+            argument(
+                "--at",
+                metavar="P",
+                help="compare their masks at this share of parameters removed: 10% or 0.1; "
+                "default: the largest that all runs reach",
+            ),
+            argument(
+                "-o", "--output", metavar="OUT.html", help="write the figure into one HTML file"
+            ),
+        ),
+    ),
+    Command(
+        "import",
+        "read a mask, or an order of removal, from another tool's file",
+        exchanging.import_file,
+        (
+            argument(
+                "file",
+                metavar="FILE",
+                help=f"known by what it holds: {', '.join(FORMATS)}",
+            ),
+            argument(
+                "--depth",
+                metavar="N",
+                type=int,
+                help="the number of the model's layers, where the file does not say it",
+            ),
+            argument(
+                "--model",
+                metavar="MODEL",
+                help="load the model: its depth is taken, the mask is checked against it, and a "
+                "file with an order becomes a pruning run",
+            ),
+            DEVICE,
+            DTYPE,
+            OUTPUT,
+            JSON,
+        ),
+    ),
+    Command(
+        "masks",
+        "write a mask, or the order of a run, as another tool's file",
+        exchanging.masks,
+        (
+            argument(
+                "--mask",
+                metavar="UNITS",
+                required=True,
+                help="units such as 5.attn,17, or the .json of a mask or of a pruning run",
+            ),
+            argument("--depth", metavar="N", type=int, help="the number of the model's layers"),
+            argument("--to", metavar="FORM", required=True, help=f"one of {', '.join(WRITTEN)}"),
+            argument(
+                "--model",
+                metavar="NAME",
+                help="the model's name in a mergekit file, as it takes it",
+            ),
+            argument("-o", "--output", metavar="FILE", help="write it here and not on stdout"),
+        ),
+    ),
+    Command(
+        "serve",
+        "serve the page",
+        showing.serve,
+        (
+            argument("--host", metavar="H", default="127.0.0.1", help="default: 127.0.0.1"),
+            argument("--port", metavar="P", type=int, default=7860, help="default: 7860"),
+            argument("--open", action="store_true", help="open it in a browser"),
+        ),
+    ),
+)

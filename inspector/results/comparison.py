@@ -1,0 +1,319 @@
+"""Several pruning runs of one model in numbers: lines, bands of random runs, where they agree."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from inspector.errors import ResultError
+from inspector.results.base import brief
+from inspector.results.trajectory import Step, Trajectory
+from inspector.units import Mask, Unit
+
+RANDOM = "random"
+"""The method whose runs are a reference and no choice."""
+
+MODEL = ("source", "weights", "dtype", "depth")
+"""The fields of a provenance that tell one model from another."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A run as it is drawn, one entry a step.
+
+    `removed` is the share of parameters that are off, in %; `perplexity` is NaN where it was not
+    measured; `units` are the texts of what the step removed, joined by commas.
+    """
+
+    label: str
+    steps: list[int]
+    removed: list[float]
+    perplexity: list[float]
+    units: list[str]
+    masks: list[str]
+
+
+@dataclass(frozen=True)
+class Band:
+    """Random runs as one: their least, median and greatest perplexity, by parameters removed in %.
+
+    Where the runs' steps do not fall together, a run's perplexity between two of its steps is
+    interpolated in its logarithm. The band ends where the first of the runs does.
+    """
+
+    label: str
+    removed: list[float]
+    low: list[float]
+    median: list[float]
+    high: list[float]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What the runs have off once each has removed the share `at` of the parameters.
+
+    Of each run, taken at its first step at or above `at`: its label, the step, the share removed in
+    %, the perplexity and the mask's text. `units` are the units that any has off with the number of
+    runs that have, the most first. `overlap` is [runs, runs]: the Jaccard index of two masks in
+    [0, 1], shared units over units of either; NaN where both are empty.
+    """
+
+    at: Fraction
+    depth: int
+    labels: list[str]
+    steps: list[int]
+    removed: list[float]
+    perplexity: list[float]
+    masks: list[str]
+    units: list[tuple[str, int]]
+    overlap: np.ndarray
+
+    @property
+    def by_count(self) -> list[tuple[int, int, str]]:
+        """How many runs, how many units just so many have off, and these as a mask's text."""
+        groups: dict[int, list[str]] = {}
+        for unit, count in self.units:
+            groups.setdefault(count, []).append(unit)
+        return [
+            (count, len(units), str(Mask.of(self.depth, units))) for count, units in groups.items()
+        ]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs of one model beside each other.
+
+    `about` is the model, `text` the description of the check text (empty where no run has a
+    perplexity), `of` what the shares are shares of.
+    """
+
+    about: str
+    text: dict[str, Any]
+    of: str
+    lines: list[Line]
+    bands: list[Band]
+    agreement: Agreement
+
+
+def compare(runs: Sequence[Trajectory], *, at: Fraction | None = None) -> Comparison:
+    """The runs in numbers; random runs with several seeds become a band.
+
+    `at` is a share of the parameters in (0, 1], by default the largest that all runs reach. The
+    agreement is that of the runs that are no part of a band, or of all where these are not two.
+
+    Raises:
+        ResultError: fewer than two runs, runs of different models or with different check texts,
+            or a run that does not reach `at`.
+    """
+    _require_alike(runs)
+    whole, of = _whole(runs)
+    labels = _labels(runs)
+    lines = [_line(run, label, whole) for run, label in zip(runs, labels, strict=True)]
+    bands, alone = _bands(runs, lines)
+    chosen = alone if len(alone) > 1 else list(range(len(runs)))
+    agreement = _agreement([runs[i] for i in chosen], [labels[i] for i in chosen], whole, at)
+    made = runs[0].provenance
+    return Comparison(
+        about=" · ".join(part for part in (made.source, brief(made.weights), made.dtype) if part),
+        text=next((run.check_corpus for run in runs if _checked(run)), {}),
+        of=of,
+        lines=[lines[i] for i in alone],
+        bands=bands,
+        agreement=agreement,
+    )
+
+
+def overlap(mask: str, other: str, depth: int) -> float:
+    """The Jaccard index of two masks: shared units over the units of either; NaN for none."""
+    here, there = Mask.parse(mask, depth).muted, Mask.parse(other, depth).muted
+    return len(here & there) / len(here | there) if here or there else math.nan
+
+
+def _checked(run: Trajectory) -> bool:
+    """Whether any perplexity was recorded; a run out of another tool's file has none."""
+    return any(math.isfinite(step.perplexity) for step in run.steps)
+
+
+def _require_alike(runs: Sequence[Trajectory]) -> None:
+    if len(runs) < 2:
+        raise ResultError("choose two pruning runs or more to compare.")
+    if not all(run.steps for run in runs):
+        raise ResultError("a run without a step cannot be compared: leave it out.")
+    first = runs[0].provenance
+    for run in runs[1:]:
+        for field in MODEL:
+            one, other = getattr(first, field), getattr(run.provenance, field)
+            if one != other:
+                raise ResultError(
+                    f"these runs are of different models ({field}: {one} and {other}): "
+                    "compare runs of one model."
+                )
+    texts = [run.check_corpus for run in runs if _checked(run)]
+    for text in texts[1:]:
+        if text != texts[0]:
+            names = sorted({*text, *texts[0]})
+            field = next(name for name in names if text.get(name) != texts[0].get(name))
+            raise ResultError(
+                "the perplexities of these runs are on different texts "
+                f"({field}: {texts[0].get(field)} and {text.get(field)}): "
+                "prune again with one --check-corpus, --samples and --length."
+            )
+
+
+def _whole(runs: Sequence[Trajectory]) -> tuple[int, str]:
+    """The parameters that shares are taken of, and what they are.
+
+    A run records what is left at its steps: the whole model is known from any that starts with
+    nothing muted.
+    """
+    full = [run.steps[0].parameters for run in runs if not run.steps[0].mask]
+    if full:
+        return full[0], "all parameters"
+    if len({run.steps[0].mask for run in runs}) > 1:
+        raise ResultError(
+            "these runs start from different masks, and none from the whole model: add a run that "
+            "starts with nothing muted."
+        )
+    return runs[0].steps[0].parameters, "the parameters under the mask that the runs start from"
+
+
+def _labels(runs: Sequence[Trajectory]) -> list[str]:
+    """Method, metric and options; the search text, then a number, where that is not enough."""
+    labels = [f"{run.method}, {run.metric}{_options(run)}" for run in runs]
+    twice = Counter(labels)
+    labels = [
+        f"{label}, on {run.provenance.corpus.get('name', 'no text')}" if twice[label] > 1 else label
+        for label, run in zip(labels, runs, strict=True)
+    ]
+    twice, seen = Counter(labels), Counter[str]()
+    for place, label in enumerate(labels):
+        seen[label] += 1
+        if twice[label] > 1:
+            labels[place] = f"{label} ({seen[label]})"
+    return labels
+
+
+def _options(run: Trajectory) -> str:
+    options = dict(run.options)
+    if run.method == RANDOM:
+        options["seed"] = _seed(run)
+    return "".join(
+        f", {name.replace('_', ' ')}" + ("" if value is True else f" {value}")
+        for name, value in options.items()
+    )
+
+
+def _seed(run: Trajectory) -> Any:
+    return run.options.get("seed", 0)  # a seed of 0 is not written down
+
+
+def _line(run: Trajectory, label: str, whole: int) -> Line:
+    steps = run.steps
+    return Line(
+        label=label,
+        steps=[step.step for step in steps],
+        removed=[_percent(step, whole) for step in steps],
+        perplexity=[step.perplexity for step in steps],
+        units=[", ".join(step.removed) for step in steps],
+        masks=[step.mask for step in steps],
+    )
+
+
+def _percent(step: Step, whole: int) -> float:
+    return 100 * (whole - step.parameters) / whole if whole else math.nan
+
+
+def _bands(runs: Sequence[Trajectory], lines: Sequence[Line]) -> tuple[list[Band], list[int]]:
+    """The bands, and the places of the runs that are in none.
+
+    Runs belong together that differ in nothing but the seed.
+    """
+    groups: dict[str, list[int]] = {}
+    for place, run in enumerate(runs):
+        if run.method == RANDOM and _checked(run):
+            rest = {name: value for name, value in run.options.items() if name != "seed"}
+            groups.setdefault(f"{run.mask} {sorted(rest.items())}", []).append(place)
+    bands: list[Band] = []
+    inside: set[int] = set()
+    for places in groups.values():
+        if len({_seed(runs[place]) for place in places}) > 1:
+            found = _band([lines[place] for place in places])
+            if found is not None:
+                bands.append(found)
+                inside |= set(places)
+    return bands, [place for place in range(len(runs)) if place not in inside]
+
+
+def _band(lines: Sequence[Line]) -> Band | None:
+    """The band of these lines; None where they share no stretch."""
+    curves = [_measured(line) for line in lines]
+    low = max(shares[0] for shares, _ in curves)
+    high = min(shares[-1] for shares, _ in curves)
+    at = np.unique(np.concatenate([shares for shares, _ in curves]))
+    at = at[(at >= low) & (at <= high)]
+    if not at.size:
+        return None
+    values = np.exp([np.interp(at, shares, logs) for shares, logs in curves])
+    return Band(
+        label=f"{RANDOM}, {len(lines)} seeds",
+        removed=at.tolist(),
+        low=values.min(axis=0).tolist(),
+        median=np.median(values, axis=0).tolist(),
+        high=values.max(axis=0).tolist(),
+    )
+
+
+def _measured(line: Line) -> tuple[np.ndarray, np.ndarray]:
+    """Shares in rising order and the logarithms of the perplexities there, where known."""
+    known = sorted(
+        (share, math.log(value))
+        for share, value in zip(line.removed, line.perplexity, strict=True)
+        if math.isfinite(value) and value > 0
+    )
+    shares, logs = zip(*known, strict=True)
+    return np.array(shares), np.array(logs)
+
+
+def _agreement(
+    runs: Sequence[Trajectory], labels: Sequence[str], whole: int, at: Fraction | None
+) -> Agreement:
+    if at is None:
+        gone = min(max(whole - step.parameters for step in run.steps) for run in runs)
+        at = Fraction(gone, whole) if whole else Fraction(0)
+    steps = [_reached(run, label, whole, at) for run, label in zip(runs, labels, strict=True)]
+    depth = runs[0].depth
+    masks = [step.mask for step in steps]
+    counts = Counter[Unit]()
+    for mask in masks:
+        counts.update(Mask.parse(mask, depth).muted)
+    forward = list(Mask(depth, frozenset(counts)))
+    forward.sort(key=lambda unit: -counts[unit])  # stable: forward order among equals
+    return Agreement(
+        at=at,
+        depth=depth,
+        labels=list(labels),
+        steps=[step.step for step in steps],
+        removed=[_percent(step, whole) for step in steps],
+        perplexity=[step.perplexity for step in steps],
+        masks=masks,
+        units=[(str(unit), counts[unit]) for unit in forward],
+        overlap=np.array([[overlap(a, b, depth) for b in masks] for a in masks]),
+    )
+
+
+def _reached(run: Trajectory, label: str, whole: int, at: Fraction) -> Step:
+    """The run's first step that has removed the share; exact, in whole parameters."""
+    for step in run.steps:
+        if whole - step.parameters >= at * whole:
+            return step
+    most = max(_percent(step, whole) for step in run.steps)
+    raise ResultError(
+        f"{label} removes {most:.4g} % of the parameters and not {float(100 * at):.4g} %: "
+        "choose a smaller share, or leave that run out."
+    )

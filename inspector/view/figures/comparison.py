@@ -1,0 +1,120 @@
+"""The figure of several pruning runs: perplexity against the share of parameters removed."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Iterator
+
+import plotly.graph_objects as go
+
+from inspector.results.comparison import Band, Comparison, Line
+from inspector.view.figures.style import GREY, csv_text, log_ticks, sheet
+from inspector.view.figures.trajectory_numbers import removed_in_words
+
+COLOURS = ("#0d8a80", "#d6336c", "#3572b8", "#a06a00", "#8257d0", "#4f8a1f", "#c2541b", "#7a7f87")
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "star", "hexagon")
+"""Eight colours and seven symbols: 56 lines before a pair comes again."""
+
+BAND = "rgba(128,128,128,0.22)"
+DECADE = 10
+
+
+def comparison(compared: Comparison) -> go.Figure:
+    """One line a run, a marker a step; random runs of several seeds are a band with its median.
+
+    The perplexity axis is logarithmic where the greatest value is more than ten times the least.
+    `customdata` of a point is the mask after its step.
+    """
+    figure = go.Figure()
+    for band in compared.bands:
+        figure.add_traces(list(_band(band)))
+    drawn = [line for line in compared.lines if any(map(math.isfinite, line.perplexity))]
+    for place, line in enumerate(drawn):
+        figure.add_trace(_line(line, place))
+    _axes(figure, compared)
+    text = compared.text
+    on = f" on {text.get('name')}, {text.get('windows')} x {text.get('length')} tokens"
+    lines = [
+        f"Perplexity{on if text else ''}, by the share of {compared.of} removed. Lower = better",
+        compared.about,
+    ]
+    left_out = [line.label for line in compared.lines if line not in drawn]
+    if left_out:
+        lines.append(f"No perplexity was measured for {'; '.join(left_out)}")
+    return sheet(
+        figure,
+        name="comparison",
+        title="Pruning runs compared",
+        lines=lines,
+        csv=csv_text(("run", "step", "removed_percent", "perplexity", "units"), _rows(compared)),
+        plot_height=380,
+        legend=len(drawn) + 2 * len(compared.bands),
+    )
+
+
+def _line(line: Line, place: int) -> go.Scatter:
+    colour, symbol = COLOURS[place % len(COLOURS)], SYMBOLS[place % len(SYMBOLS)]
+    words = [
+        f"step {step}: {removed_in_words(units)}"
+        for step, units in zip(line.steps, line.units, strict=True)
+    ]
+    return go.Scatter(
+        x=line.removed,
+        y=[value if math.isfinite(value) else None for value in line.perplexity],
+        mode="lines+markers",
+        name=html.escape(line.label, quote=False),
+        line={"color": colour, "width": 2},
+        marker={"color": colour, "symbol": symbol, "size": 7},
+        customdata=line.masks,
+        hovertext=words,
+        hovertemplate="%{fullData.name}<br>%{hovertext}<br>%{x:.2f} % removed, perplexity "
+        "%{y:.5g}<extra></extra>",
+    )
+
+
+def _band(band: Band) -> Iterator[go.Scatter]:
+    """The lower edge, the area up to the upper edge, and the median."""
+    edge = {"x": band.removed, "mode": "lines", "line": {"width": 0}, "hoverinfo": "skip"}
+    yield go.Scatter(y=band.low, showlegend=False, legendgroup=band.label, **edge)
+    yield go.Scatter(
+        y=band.high,
+        fill="tonexty",
+        fillcolor=BAND,
+        name=f"{band.label}, least to greatest",
+        legendgroup=band.label,
+        **edge,
+    )
+    yield go.Scatter(
+        x=band.removed,
+        y=band.median,
+        mode="lines",
+        line={"color": GREY, "width": 2, "dash": "dash"},
+        name=f"{band.label}, median",
+        hovertext=[
+            f"{low:.5g} to {high:.5g}" for low, high in zip(band.low, band.high, strict=True)
+        ],
+        hovertemplate="%{fullData.name}<br>%{x:.2f} % removed, perplexity %{y:.5g} (%{hovertext})"
+        "<extra></extra>",
+    )
+
+
+def _axes(figure: go.Figure, compared: Comparison) -> None:
+    values = [value for line in compared.lines for value in line.perplexity]
+    values += [value for band in compared.bands for value in (*band.low, *band.high)]
+    known = [value for value in values if math.isfinite(value) and value > 0]
+    if known and max(known) > DECADE * min(known):
+        figure.update_yaxes(title_text="perplexity (log)", **log_ticks(known))
+    else:
+        figure.update_yaxes(title_text="perplexity", nticks=6)
+    figure.update_xaxes(title_text=f"removed, % of {compared.of}", nticks=8)
+
+
+def _rows(compared: Comparison) -> Iterator[tuple[str, int, float, float, str]]:
+    for line in compared.lines:
+        for row in zip(line.steps, line.removed, line.perplexity, line.units, strict=True):
+            yield (line.label, *row)
+    for band in compared.bands:
+        for name, values in (("least", band.low), ("median", band.median), ("most", band.high)):
+            for step, (share, value) in enumerate(zip(band.removed, values, strict=True)):
+                yield f"{band.label}, {name}", step, share, value, ""

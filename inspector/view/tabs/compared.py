@@ -1,0 +1,128 @@
+"""The part of the Runs tab that sets several saved pruning runs beside each other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+
+from inspector.errors import ResultError
+from inspector.measure.budget import percent, share
+from inspector.results.base import Result
+from inspector.results.comparison import Agreement, compare
+from inspector.results.trajectory import Trajectory
+from inspector.view.figures.comparison import comparison
+from inspector.view.plot import Plot
+from inspector.view.session import Session
+from inspector.view.wiring import Wiring
+
+Find = Callable[[Session, str | None], Result]
+
+MOST = 40
+"""Runs in one comparison."""
+
+AGREE = ("off in", "units", "which")
+ABOUT = (
+    "### Compare\nPruning runs of one model, by the share of parameters removed. Random runs of "
+    "several seeds are drawn as a band."
+)
+
+
+def build(wiring: Wiring, find: Find) -> gr.Dropdown:
+    """Build it into the tab that is open, and wire it; the field whose choices are the runs."""
+    gr.Markdown(ABOUT)
+    with gr.Row(equal_height=True):
+        names = gr.Dropdown(
+            [], value=[], multiselect=True, label="Pruning runs", scale=3, elem_id="compared-runs"
+        )
+        at = gr.Textbox(
+            label="Agreement at parameters removed",
+            placeholder="10%; the most that all reach",
+            min_width=190,
+            elem_id="compared-at",
+        )
+        go = gr.Button("Compare", variant="primary", scale=0, min_width=110, elem_id="compared-go")
+    plot = Plot(empty="Choose two runs or more.", elem_id="comparison")
+    words = gr.Markdown(elem_id="compared-words", visible=False)
+    standing = _table("standing", ["run", "step", "removed, %", "perplexity", "muted"])
+    units = _table("agreement", list(AGREE))
+    pairs = _table("overlap", [""])
+    outputs = [plot, words, standing, units, pairs]
+    wiring.section("comparison", outputs, draw)
+
+    def act(session: Session, chosen: list[str] | None, wanted: str | None) -> None:
+        runs = [trajectory(find(session, name), name) for name in (chosen or [])[:MOST]]
+        session.comparison = compare(runs, at=share((wanted or "").strip() or None, "this field"))
+        session.touch("comparison")
+
+    wiring.on(go.click, act, [names, at], redraw=["comparison"])
+    return names
+
+
+def trajectory(result: Result, name: str) -> Trajectory:
+    """The result, if it is a pruning run.
+
+    Raises:
+        ResultError: it is not.
+    """
+    if not isinstance(result, Trajectory):
+        raise ResultError(f"{name} is no pruning run but a {result.kind}: leave it out.")
+    return result
+
+
+def draw(session: Session) -> list[Any]:
+    """The figure, and the tables of the runs at equal parameters, the units and the overlap."""
+    found = session.comparison
+    if found is None:
+        return [None, *(gr.update(visible=False) for _ in range(4))]
+    where = found.agreement
+    words = f"At **{percent(where.at)}** of {found.of} removed, or the first step above:"
+    return [
+        comparison(found),
+        gr.update(value=words, visible=True),
+        gr.update(value=_standing(where), visible=True),
+        gr.update(value=_units(where), visible=True),
+        gr.update(
+            value={"headers": ["overlap, 0 to 1", *where.labels], "data": _pairs(where)},
+            visible=True,
+        ),
+    ]
+
+
+def _table(name: str, headers: list[str]) -> gr.Dataframe:
+    return gr.Dataframe(
+        headers=headers,
+        interactive=False,
+        wrap=True,
+        show_label=False,
+        visible=False,
+        elem_id=f"compared-{name}",
+        buttons=["copy", "fullscreen"],
+    )
+
+
+def _standing(where: Agreement) -> list[list[Any]]:
+    return [
+        [label, step, f"{removed:.2f}", _number(value), mask or "-"]
+        for label, step, removed, value, mask in zip(
+            where.labels, where.steps, where.removed, where.perplexity, where.masks, strict=True
+        )
+    ]
+
+
+def _units(where: Agreement) -> list[list[Any]]:
+    runs = len(where.labels)
+    return [[f"{count} of {runs}", units, mask] for count, units, mask in where.by_count]
+
+
+def _pairs(where: Agreement) -> list[list[Any]]:
+    return [
+        [label, *(_number(float(value)) for value in row)]
+        for label, row in zip(where.labels, where.overlap, strict=True)
+    ]
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.4g}"

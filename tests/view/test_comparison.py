@@ -1,0 +1,372 @@
+"""Runs beside each other: shares, bands, agreement, and what is refused."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+import gradio as gr
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inspector.errors import ResultError
+from inspector.measure.corpus import Windows
+from inspector.measure.pruning import prune
+from inspector.model.loaded import LoadedModel
+from inspector.results.base import Provenance
+from inspector.results.comparison import Comparison, compare, overlap
+from inspector.results.trajectory import Step, Trajectory
+from inspector.units import Mask, all_units
+from inspector.view import runs
+from inspector.view.figures.comparison import COLOURS, comparison
+from inspector.view.tabs.runs import RECORDED
+from tests.view.conftest import Pages, request
+
+DEPTH, WHOLE = 4, 1000
+SIZES = {"attn": 30, "ffn": 90}
+TEXT = {"name": "wiki", "windows": 4, "length": 64, "sha256": "aa"}
+MADE = Provenance("org/model", "sha256 00", "llama", "float32", "cpu", DEPTH, {"name": "search"})
+
+
+def drawn(found: Comparison) -> Any:
+    """The figure, whose attributes plotly's types do not know."""
+    return comparison(found)
+
+
+def run_of(
+    order: Sequence[str],
+    perplexities: Sequence[float] | None = None,
+    *,
+    start: str = "",
+    method: str = "finercut",
+    **more: Any,
+) -> Trajectory:
+    """A run that removes these masks' units one after another, from `start` on."""
+    masks = [Mask.parse(start, DEPTH)]
+    for text in order:
+        masks.append(masks[-1].mute(Mask.parse(text, DEPTH)))
+    perplexities = perplexities or [10.0 * 2**n for n in range(len(masks))]
+    steps = [
+        Step(
+            step=n,
+            mask=str(mask),
+            removed=[str(unit) for unit in mask if n and unit not in masks[n - 1]],
+            restored=[],
+            scores={},
+            score_status={},
+            perplexity=value,
+            parameters=WHOLE - sum(SIZES[unit.kind] for unit in mask),
+            kv_bytes_per_token=100,
+        )
+        for n, (mask, value) in enumerate(zip(masks, perplexities, strict=True))
+    ]
+    more = {"provenance": MADE, "metric": "js", "check_corpus": TEXT, **more}
+    return Trajectory(mask=start, method=method, steps=steps, **more)
+
+
+ONE = run_of(["3.attn", "2.attn", "1.ffn"])
+TWO = run_of(["2.attn", "0", "3"], method="blockpruner", metric="perplexity")
+
+
+def test_shares_are_of_all_parameters_and_in_percent() -> None:
+    found = compare([ONE, TWO])
+    one, two = found.lines
+    assert (one.label, two.label) == ("finercut, js", "blockpruner, perplexity")
+    assert one.removed == pytest.approx([0, 3, 6, 15])
+    assert two.removed == pytest.approx([0, 3, 15, 27])
+    assert one.perplexity == [10, 20, 40, 80]
+    assert two.units == ["", "2.attn", "0.attn, 0.ffn", "3.attn, 3.ffn"]
+    assert found.of == "all parameters" and found.text == TEXT and not found.bands
+
+
+def test_agreement_is_at_the_largest_share_that_all_reach() -> None:
+    found = compare([ONE, TWO]).agreement
+    assert found.at == Fraction(150, 1000)
+    assert (found.steps, found.masks) == ([3, 2], ["1.ffn,2-3.attn", "0,2.attn"])
+    assert found.perplexity == [80, 40]
+    counts = {"2.attn": 2, "0.attn": 1, "0.ffn": 1, "1.ffn": 1, "3.attn": 1}
+    assert found.units == list(counts.items())
+    assert found.by_count == [(2, 1, "2.attn"), (1, 4, "0,1.ffn,3.attn")]
+    assert found.overlap == pytest.approx(np.array([[1, 1 / 5], [1 / 5, 1]]))
+
+
+@pytest.mark.parametrize(
+    ("at", "steps"), [("0.03", [1, 1]), ("0.0301", [2, 2]), ("0.06", [2, 2]), ("0.15", [3, 2])]
+)
+def test_a_share_is_met_by_the_first_step_at_or_above(at: str, steps: list[int]) -> None:
+    """Exactly: 3 % is 30 of 1000 parameters and no rounding takes it away."""
+    assert compare([ONE, TWO], at=Fraction(at)).agreement.steps == steps
+
+
+def test_a_share_that_a_run_does_not_reach_is_refused() -> None:
+    with pytest.raises(ResultError, match=r"finercut, js removes 15 % .* and not 20 %"):
+        compare([ONE, TWO], at=Fraction(1, 5))
+
+
+@given(st.lists(st.sets(st.sampled_from(range(2 * DEPTH))), min_size=2, max_size=5))
+def test_the_tables_count_what_sets_count(chosen: list[set[int]]) -> None:
+    """Each run removes its units in one step; the whole model is known from their step 0."""
+    units = all_units(DEPTH)
+    masks = [Mask(DEPTH, frozenset(units[place] for place in places)) for places in chosen]
+    made = [run_of([str(mask)], method=f"m{n}") for n, mask in enumerate(masks)]
+    if any(not mask for mask in masks):  # nothing removed is reached at step 0 by all
+        assert compare(made).agreement.units == []
+        return
+    found = compare(made, at=Fraction(1, WHOLE)).agreement
+    assert dict(found.units) == {
+        str(unit): count for unit in units if (count := sum(unit in mask for mask in masks))
+    }
+    assert [count for _, count in found.units] == sorted(dict(found.units).values(), reverse=True)
+    for row, one in zip(found.overlap, masks, strict=True):
+        for value, other in zip(row, masks, strict=True):
+            assert value == len(one.muted & other.muted) / len(one.muted | other.muted)
+
+
+def test_two_empty_masks_have_no_overlap() -> None:
+    assert math.isnan(overlap("", "", DEPTH))
+    assert overlap("", "1", DEPTH) == 0
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("source", "other"), ("weights", "sha256 11"), ("dtype", "bfloat16"), ("depth", 5)],
+)
+def test_runs_of_different_models_are_refused_by_what_differs(field: str, value: Any) -> None:
+    other = replace(TWO, provenance=replace(MADE, **{field: value}))
+    with pytest.raises(ResultError, match=rf"different models \({field}: .* and {value}\)"):
+        compare([ONE, other])
+
+
+@pytest.mark.parametrize(("field", "value"), [("name", "c4"), ("length", 128), ("sha256", "bb")])
+def test_runs_checked_on_different_texts_are_refused_by_what_differs(
+    field: str, value: Any
+) -> None:
+    other = replace(TWO, check_corpus={**TEXT, field: value})
+    with pytest.raises(ResultError, match=rf"different texts \({field}: .* and {value}\)"):
+        compare([ONE, other])
+
+
+def test_a_run_without_a_perplexity_has_no_text_to_differ_in() -> None:
+    bare = run_of(["3.attn", "1"], [math.nan] * 3, method="read", check_corpus={})
+    found = compare([ONE, bare])
+    assert found.agreement.labels == ["finercut, js", "read, js"] and found.text == TEXT
+    figure = drawn(found)
+    assert [trace.name for trace in figure.data] == ["finercut, js"]
+    assert "No perplexity was measured for read, js" in figure.layout.meta["lines"]
+    assert compare([bare, bare]).text == {}
+    assert not drawn(compare([bare, bare])).data
+
+
+def test_one_run_and_a_run_without_steps_are_refused() -> None:
+    with pytest.raises(ResultError, match="two pruning runs or more"):
+        compare([ONE])
+    with pytest.raises(ResultError, match="without a step"):
+        compare([ONE, replace(TWO, steps=[])])
+
+
+def test_runs_from_a_mask_need_one_from_the_whole_model() -> None:
+    late, other = run_of(["1.attn"], start="0"), run_of(["1.attn"], start="2")
+    found = compare([ONE, late])
+    assert found.lines[1].removed == pytest.approx([12, 15])
+    same = compare([late, late])
+    assert same.lines[0].removed == pytest.approx([0, 100 * 30 / 880])
+    assert "start from" in same.of
+    with pytest.raises(ResultError, match="start from different masks"):
+        compare([late, other])
+
+
+def test_labels_tell_runs_apart() -> None:
+    other = replace(ONE, provenance=replace(MADE, corpus={"name": "alpaca"}))
+    barred = replace(ONE, options={"protect": "0", "as_published": True})
+    labels = compare([ONE, other, other, barred]).agreement.labels
+    assert labels == [
+        "finercut, js, on search",
+        "finercut, js, on alpaca (1)",
+        "finercut, js, on alpaca (2)",
+        "finercut, js, protect 0, as published",
+    ]
+
+
+def random_run(seed: int, order: Sequence[str], values: Sequence[float]) -> Trajectory:
+    options = {"seed": seed} if seed else {}
+    return run_of(order, values, method="random", metric="random", options=options)
+
+
+RANDOM = [
+    random_run(0, ["0", "1"], [10, 20, 90]),
+    random_run(1, ["2", "3"], [10, 40, 50]),
+    random_run(7, ["3", "0"], [10, 30, 300]),
+]
+
+
+def test_random_runs_of_several_seeds_are_a_band() -> None:
+    found = compare([ONE, *RANDOM, TWO])
+    (band,) = found.bands
+    assert band.label == "random, 3 seeds"
+    assert band.removed == pytest.approx([0, 12, 24])
+    assert band.low == pytest.approx([10, 20, 50])
+    assert band.median == pytest.approx([10, 30, 90])
+    assert band.high == pytest.approx([10, 40, 300])
+    assert [line.label for line in found.lines] == ["finercut, js", "blockpruner, perplexity"]
+    assert found.agreement.labels == ["finercut, js", "blockpruner, perplexity"]
+
+
+def test_one_seed_is_a_line_and_other_options_make_another_band() -> None:
+    assert not compare([ONE, RANDOM[0]]).bands
+    assert compare([ONE, RANDOM[2]]).lines[1].label == "random, random, seed 7"
+    assert not compare([ONE, RANDOM[0], RANDOM[0]]).bands  # one seed twice is no band
+    barred = [replace(run, options={**run.options, "protect": "0"}) for run in RANDOM[:2]]
+    assert len(compare([ONE, *RANDOM, *barred]).bands) == 2
+
+
+def test_with_nothing_but_random_runs_these_are_compared() -> None:
+    found = compare(RANDOM)
+    assert len(found.bands) == 1 and not found.lines
+    assert len(found.agreement.labels) == 3
+    assert found.agreement.at == Fraction(240, 1000)
+
+
+def test_a_band_between_steps_is_interpolated_in_the_logarithm_and_ends_with_the_first() -> None:
+    """One run of layers, one of FFNs: at 9 % the first is three quarters of the way to 12 %."""
+    other = random_run(3, ["0.ffn"], [10, 100])
+    (band,) = compare([RANDOM[0], other]).bands
+    assert band.removed == pytest.approx([0, 9])
+    assert band.low == pytest.approx([10, 10 * 2**0.75])
+    assert band.high == pytest.approx([10, 100])
+
+
+def test_the_figure_has_a_marker_a_step_and_a_band() -> None:
+    figure = drawn(compare([ONE, *RANDOM]))
+    low, high, median, line = figure.data
+    assert high.fill == "tonexty" and not low.showlegend
+    assert list(median.y) == pytest.approx([10, 30, 90])
+    assert line.mode == "lines+markers" and line.name == "finercut, js"
+    assert list(line.customdata) == ["", "3.attn", "2-3.attn", "1.ffn,2-3.attn"]
+    assert line.hovertext[1] == "step 1: removed layer 3, attention"
+    assert len({trace.line.color for trace in drawn(compare([ONE, TWO])).data}) == 2
+    assert figure.layout.xaxis.title.text == "removed, % of all parameters"
+
+
+@pytest.mark.parametrize(("last", "kind"), [(100.0, None), (101.0, "log")])
+def test_the_axis_is_logarithmic_beyond_a_decade(last: float, kind: str | None) -> None:
+    two = [run_of(["0"], [10.0, last]), run_of(["1"], [10.0, 20.0], method="other")]
+    assert drawn(compare(two)).layout.yaxis.type == kind
+
+
+def test_the_csv_has_every_point() -> None:
+    figure = drawn(compare([ONE, TWO]))
+    rows = list(csv.DictReader(io.StringIO(figure.layout.meta["csv"])))
+    assert len(rows) == 8
+    assert rows[6] == {
+        "run": "blockpruner, perplexity",
+        "step": "2",
+        "removed_percent": "15",
+        "perplexity": "40",
+        "units": "0.attn, 0.ffn",
+    }
+
+
+def test_names_are_escaped() -> None:
+    bad = replace(ONE, method="<b>x</b>")
+    assert drawn(compare([bad, TWO])).data[0].name == "&lt;b&gt;x&lt;/b&gt;, js"
+
+
+def luminance(colour: str) -> float:
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+@pytest.mark.parametrize("page", ["#ffffff", "#0b0f19"])
+def test_lines_stand_out_from_a_light_and_a_dark_page(colour: str, page: str) -> None:
+    one, other = sorted([luminance(colour), luminance(page)])
+    assert (other + 0.05) / (one + 0.05) >= 3
+
+
+def test_real_pruned_compare(tiny: LoadedModel, text: Windows) -> None:
+    """Shares against the model's own count, and the table's perplexity is that of the step."""
+    pruned = [
+        prune(tiny, text, tiny.empty(), method=name, remove=count)
+        for name, count in (("finercut", 4), ("reverse", 2))
+    ]
+    found = compare(pruned)
+    for line, run in zip(found.lines, pruned, strict=True):
+        for share, step in zip(line.removed, run.steps, strict=True):
+            left = tiny.parameters_left(tiny.mask(step.mask))
+            assert share == pytest.approx(100 * (1 - left / tiny.parameters))
+    where = found.agreement
+    least = min(max(line.removed) for line in found.lines)
+    assert float(100 * where.at) == pytest.approx(least)
+    assert all(share >= least - 1e-9 for share in where.removed)
+    for run, step, value in zip(pruned, where.steps, where.perplexity, strict=True):
+        assert run.steps[step].perplexity == value
+
+
+# ---- the page ------------------------------------------------------------------------------------
+
+
+def keep_all(results: Sequence[Trajectory]) -> list[str]:
+    return [runs.keep(result) for result in results]
+
+
+def test_the_page_compares_saved_runs(pages: Pages) -> None:
+    names = keep_all([ONE, TWO, *RANDOM])
+    figure, words, standing, units, pairs = pages.fire("compared-go", "click", names, "")
+    assert len(figure.data) == 5
+    assert words["value"].startswith("At **15 %** of all parameters removed")
+    assert standing["value"][1] == ["blockpruner, perplexity", 2, "15.00", "40", "0,2.attn"]
+    assert units["value"][0] == ["2 of 2", 1, "2.attn"]
+    assert pairs["value"]["data"][0] == ["finercut, js", "1", "0.2"]
+    found = pages.fire("compared-go", "click", names, "3%")
+    assert found[1]["value"].startswith("At **3 %**")
+    session = pages.bench.session(request("a"))
+    assert session.comparison is not None and session.comparison.agreement.steps == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "at", "message"),
+    [
+        ([], "", "two pruning runs or more"),
+        (None, None, "two pruning runs or more"),
+        (["../x"], "", "no saved run"),
+        ([RECORDED], "", "two pruning runs or more"),
+        ([RECORDED, RECORDED], "ten", "takes a share such as"),
+        ([RECORDED, RECORDED], "100%", "choose a smaller share"),
+    ],
+)
+def test_the_page_says_what_cannot_be_compared(
+    pages: Pages, chosen: Any, at: str | None, message: str
+) -> None:
+    with pytest.raises(gr.Error, match=message):
+        pages.fire("compared-go", "click", chosen, at)
+    assert pages.bench.session(request("a")).comparison is None
+
+
+def test_a_sweep_is_no_pruning_run(pages: Pages, measured: dict[str, Any]) -> None:
+    name = runs.keep(measured["sweep"])
+    with pytest.raises(gr.Error, match="is no pruning run but a scores"):
+        pages.fire("compared-go", "click", [RECORDED, name], "")
+
+
+def test_on_a_public_server_only_the_pages_own_runs_are_compared(pages: Pages) -> None:
+    names = keep_all([ONE, TWO])
+    pages.bench.public = True
+    with pytest.raises(gr.Error, match="no saved run"):
+        pages.fire("compared-go", "click", names, "")
+    pages.bench.session(request("a")).own_runs.extend(names)
+    assert pages.fire("compared-go", "click", names, "")[0].data
+
+
+def test_saved_runs_are_offered(pages: Pages) -> None:
+    names = keep_all([ONE, TWO])
+    updates = pages.fire("run-open", "click", RECORDED)
+    offered = [update["choices"] for update in updates if "choices" in (update or {})]
+    assert [RECORDED, *sorted(names, reverse=True)] in offered
