@@ -260,6 +260,13 @@ def test_the_axis_is_logarithmic_beyond_a_decade(last: float, kind: str | None) 
     assert drawn(compare(two)).layout.yaxis.type == kind
 
 
+def test_a_legend_of_many_runs_has_room_above_the_axes() -> None:
+    few = drawn(compare([ONE, TWO])).layout
+    many = drawn(compare([replace(ONE, method=f"method {n}") for n in range(20)])).layout
+    rows = math.ceil(20 / (900 // (48 + 6.8 * len("method 19, js"))))
+    assert many.margin.t - few.margin.t == many.height - few.height == 26 * (rows - 1) > 0
+
+
 def test_the_csv_has_every_point() -> None:
     figure = drawn(compare([ONE, TWO]))
     rows = list(csv.DictReader(io.StringIO(figure.layout.meta["csv"])))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -15,6 +16,9 @@ from inspector.view.figures.trajectory_numbers import removed_in_words
 COLOURS = ("#0d8a80", "#d6336c", "#3572b8", "#a06a00", "#8257d0", "#4f8a1f", "#c2541b", "#7a7f87")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "star", "hexagon")
 """Eight colours and seven symbols: 56 lines before a pair comes again."""
+
+WIDTH = 900
+"""Pixels that a page of plain figures has for the axes."""
 
 BAND = "rgba(128,128,128,0.22)"
 DECADE = 10
@@ -42,7 +46,7 @@ def comparison(compared: Comparison) -> go.Figure:
     left_out = [line.label for line in compared.lines if line not in drawn]
     if left_out:
         lines.append(f"No perplexity was measured for {'; '.join(left_out)}")
-    return sheet(
+    sheet(
         figure,
         name="comparison",
         title="Pruning runs compared",
@@ -51,6 +55,22 @@ def comparison(compared: Comparison) -> go.Figure:
         plot_height=380,
         legend=len(drawn) + 2 * len(compared.bands),
     )
+    return _make_room(figure)
+
+
+def _make_room(figure: go.Figure) -> go.Figure:
+    """More rows for a legend of many runs; the page counts them anew for its own width.
+
+    Plotly gives all entries the width of the longest.
+    """
+    traces: list[Any] = list(figure.data)
+    names = [len(trace.name) for trace in traces if trace.name and trace.showlegend is not False]
+    if names:
+        across = max(1, int(WIDTH / (48 + 6.8 * max(names))))
+        more = 26 * (math.ceil(len(names) / across) - 1)
+        layout: Any = figure.layout
+        figure.update_layout(margin_t=layout.margin.t + more, height=layout.height + more)
+    return figure
 
 
 def _line(line: Line, place: int) -> go.Scatter:
