@@ -1,8 +1,9 @@
 """The scorer of benchmarks against lm-eval's own, in one run: times, their ratio, the choices.
 
 `python tests/bench/benchmark.py --data DIR`, where DIR holds arc_easy.jsonl and piqa.jsonl (objects
-of `query`, `choices`, `gold`, one a line). Both answer the same items through lm-eval's evaluator;
-stock HFLM does so at the batch size that was fastest on a fifth of them.
+of `query`, `choices`, `gold`, one a line); without it, the set that comes with the program is
+asked. Both answer the same items through lm-eval's evaluator; stock HFLM does so at the batch size
+that was fastest on a fifth of them.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 
 import torch
 
+from inspector.assets import asset
 from inspector.jobs import silent
 from inspector.measure.harness import Meter, harness, quiet
 from inspector.measure.tasks import Found, find
@@ -37,8 +39,9 @@ def main() -> None:
         f"{options.dtype}, {options.items} items each, mask {options.mask or 'empty'}"
     )
     with tempfile.TemporaryDirectory() as folder, quiet():
-        for name in options.tasks:
-            lines = (options.data / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+        for name in options.tasks if options.data else ["benchmark"]:
+            data = options.data / f"{name}.jsonl" if options.data else asset("benchmark.jsonl")
+            lines = data.read_text(encoding="utf-8").splitlines()
             few = Path(folder, f"{name}_few.jsonl")
             all_ = Path(folder, f"{name}.jsonl")
             few.write_text("\n".join(lines[: options.items : 5]) + "\n", encoding="utf-8")
@@ -111,7 +114,7 @@ def _require_equal(name: str, ours: list[dict[str, Any]], theirs: list[dict[str,
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path)
     parser.add_argument("--tasks", nargs="*", default=["arc_easy", "piqa"])
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--dtype", default="fp32")
