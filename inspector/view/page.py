@@ -16,10 +16,12 @@ from inspector.view import map_panel, sidebar
 from inspector.view.session import Session
 from inspector.view.status import active, status_html
 from inspector.view.tabs import check, export, pruning, runs, similarity, sweep
-from inspector.view.wiring import Wiring
+from inspector.view.wiring import Wiring, draw_all, outputs_of
 from inspector.view.workbench import Workbench
 
 POLL_SECONDS = 0.5
+FIRST = ("status", "map", "mask", "live", "model")
+"""The sections that are drawn first when a page opens: those that clicks change, and small ones."""
 TITLE = "Layer inspector"
 CLOSE_ON_PHONES = """() => {
   const open = document.querySelector('.sidebar.open .toggle-button');
@@ -78,7 +80,15 @@ def _keep_up(page: gr.Blocks, wiring: Wiring, inputs: sidebar.Sidebar) -> None:
         session = bench.session(request)
         bench.resume(session, tab)
         with session.lock:
-            return wiring.redraw(session, everything=True)
+            for section in session.changed:
+                session.news(section)  # all is drawn here and in `rest`
+            return draw_all(first, session)
+
+    def rest(request: gr.Request) -> Any:
+        session = bench.session(request)
+        with session.lock:
+            session.touch("mask", "map", "live")  # once more, should a click have come in between
+            return draw_all(others, session)
 
     def tick(request: gr.Request) -> Any:
         session = bench.session(request)
@@ -90,7 +100,12 @@ def _keep_up(page: gr.Blocks, wiring: Wiring, inputs: sidebar.Sidebar) -> None:
 
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     tab = gr.Textbox(visible=False)  # filled by the script
-    page.load(opened, tab, wiring.outputs(), js=TAB_ID, **quiet)
+    # What a click changes comes first and by itself: a drawing that takes long would be overtaken
+    # by the click and then undo it on the screen.
+    first = [section for section in wiring.sections if section.name in FIRST]
+    others = [section for section in wiring.sections if section.name not in FIRST]
+    filled = page.load(opened, tab, outputs_of(first), js=TAB_ID, **quiet)
+    filled.then(rest, None, outputs_of(others), **quiet)
     for function, fields, output in wiring.estimates:
         page.load(function, fields, output, **quiet)
         inputs.now.change(function, fields, output, **quiet)

@@ -8,7 +8,7 @@ changed.
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,18 +122,29 @@ class Wiring:
 
     def outputs(self) -> list[Any]:
         """Every section's components."""
-        return [output for section in self.sections for output in section.outputs]
+        return outputs_of(self.sections)
 
-    def redraw(self, session: Session, *, everything: bool = False) -> list[Any]:
+    def redraw(self, session: Session) -> list[Any]:
         """Values for `outputs`: of the sections that have changed, and skips for the others."""
         values: list[Any] = []
         fresh = {name: session.news(name) for name in session.changed}
         for section in self.sections:
-            if everything or fresh.get(section.name, True):
+            if fresh.get(section.name, True):
                 values += section.draw(session)
             else:
                 values += [gr.skip()] * len(section.outputs)
         return values
+
+
+def outputs_of(sections: Iterable[Section]) -> list[Any]:
+    """The components of these sections."""
+    return [output for section in sections for output in section.outputs]
+
+
+def draw_all(sections: Iterable[Section], session: Session) -> Any:
+    """Values for `outputs_of` these sections; a single one by itself, as Gradio wants it."""
+    values = [value for section in sections for value in section.draw(session)]
+    return values[0] if len(values) == 1 else values
 
 
 def _shown(error: InspectorError) -> gr.Error:

@@ -714,17 +714,32 @@ def test_every_handler_and_every_drawing_holds_the_sessions_lock(
     ready_pages: Pages, monkeypatch: pytest.MonkeyPatch
 ):
     held = []
-    real = page.Wiring.redraw
+    redraw, draw_all = page.Wiring.redraw, page.draw_all
 
-    def watched(wiring: Any, session: Session, **more: Any) -> Any:
+    def watched(wiring: Any, session: Session) -> Any:
         held.append(session.lock._is_owned())  # pyright: ignore
-        return real(wiring, session, **more)
+        return redraw(wiring, session)
+
+    def watched_all(sections: Any, session: Session) -> Any:
+        held.append(session.lock._is_owned())  # pyright: ignore
+        return draw_all(sections, session)
 
     monkeypatch.setattr(page.Wiring, "redraw", watched)
+    monkeypatch.setattr(page, "draw_all", watched_all)
     tick(ready_pages)
-    opened: Any = next(f.fn for f in ready_pages.blocks.fns.values() if f.name == "opened")
-    opened(request("a"), "")
-    assert held == [True, True]
+    handlers: dict[str, Any] = {f.name: f.fn for f in ready_pages.blocks.fns.values()}
+    handlers["opened"](request("a"), "")
+    handlers["rest"](request("a"))
+    assert held == [True, True, True]
+
+
+def test_a_page_is_filled_in_two_parts_and_then_has_no_news_but_the_mask(ready_pages: Pages):
+    session = ready_pages.bench.session(request("a"))
+    handlers: dict[str, Any] = {f.name: f.fn for f in ready_pages.blocks.fns.values()}
+    first, others = handlers["opened"](request("a"), ""), handlers["rest"](request("a"))
+    wiring = len(tick(ready_pages))
+    assert len(first) + len(others) == wiring
+    assert not any(session.news(name) for name in session.changed)
 
 
 def test_a_sweep_through_the_page_equals_the_plain_call(ready_pages: Pages, tiny: Any, text: Any):

@@ -44,7 +44,7 @@ def build(wiring: Wiring, sidebar: Sidebar, redraw_mask: tuple[str, ...]) -> Non
             [(f"{row.label} ({row.unit})", name) for name, row in METRICS.items()],
             value="nll",
             label="Measure",
-            min_width=240,
+            min_width=300,
             scale=0,
             elem_id="sweep-metric",
         )
