@@ -8,6 +8,7 @@ predicted. What is muted stays muted: its cache slots count along (see `model.su
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -70,10 +71,13 @@ def log_probabilities(
     """
     answers: list[Answer] = [(0.0, True)] * len(pairs)
     done = 0
-    for questions in _batches(_questions(pairs), pairs, layer_tokens(loaded.dtype)):
+    for questions in _batches(_questions(pairs), layer_tokens(loaded.dtype)):
         here = sum(len(question.pairs) for question in questions)
         longest = max(len(question.trunk) + _tail(question, pairs) for question in questions)
-        passes = 2 if any(_tail(question, pairs) for question in questions) else 1
+        tails = [
+            _tail(question, pairs, index) for question in questions for index in question.pairs
+        ]
+        passes = 1 + len(_packed(tails, layer_tokens(loaded.dtype)))
 
         def share(part: float, first: int = done, size: int = here, most: int = longest) -> None:
             progress(first + size * part, most)
@@ -105,27 +109,36 @@ def _common(rows: list[tuple[int, ...]]) -> int:
     return next((at for at, equal in enumerate(same) if not equal), min(len(first), len(last)))
 
 
-def _tail(question: Question, pairs: Sequence[Pair]) -> int:
-    """The most tokens that a pair of this question puts in after the trunk."""
-    return max(len(pairs[index][1]) for index in question.pairs) - 1 - question.shared
+def _tail(question: Question, pairs: Sequence[Pair], index: int | None = None) -> int:
+    """The tokens that a pair puts in after the trunk; without an index, the most of any."""
+    chosen = question.pairs if index is None else (index,)
+    return max(len(pairs[each][1]) for each in chosen) - 1 - question.shared
 
 
-def _batches(
-    questions: list[Question], pairs: Sequence[Pair], tokens: int
-) -> Iterator[list[Question]]:
-    """Questions a few at a time, so that no pass takes many more than so many tokens."""
+def _batches(questions: list[Question], tokens: int) -> Iterator[list[Question]]:
+    """Questions a few at a time, whose trunks have no more than so many tokens, padding included.
+
+    The longest come first, so the first of a batch says how wide it is.
+    """
     batch: list[Question] = []
-    trunks = tails = 0
     for question in questions:
-        rows = len(question.pairs) * _tail(question, pairs)
-        full = trunks + len(question.trunk) > tokens or tails + rows > tokens
-        if batch and full:
+        if batch and (len(batch) + 1) * len(batch[0].trunk) > tokens:
             yield batch
-            batch, trunks, tails = [], 0, 0
+            batch = []
         batch.append(question)
-        trunks, tails = trunks + len(batch[0].trunk), tails + rows
     if batch:
         yield batch
+
+
+def _packed(lengths: list[int], tokens: int) -> list[list[int]]:
+    """Indices of rows that have a length, like lengths together, in packs of so many tokens."""
+    order = sorted((at for at, length in enumerate(lengths) if length), key=lambda at: -lengths[at])
+    packs: list[list[int]] = []
+    for at in order:
+        if not packs or (len(packs[-1]) + 1) * lengths[packs[-1][0]] > tokens:
+            packs.append([])
+        packs[-1].append(at)
+    return packs
 
 
 def _batch(
@@ -134,29 +147,37 @@ def _batch(
     """Each pair's index and answer."""
     rows = [(row, index) for row, q in enumerate(questions) for index in q.pairs]
     bodies = [pairs[index][1][questions[row].shared : -1] for row, index in rows]
-    longer = [at for at, body in enumerate(bodies) if body]
+    packs = _packed([len(body) for body in bodies], layer_tokens(loaded.dtype))
     mask, ids = _left_padded([q.trunk for q in questions], loaded.device)
     places = (mask.cumsum(1) - 1).clamp(min=0)
-    out, cache = _run(loaded, ids, mask, places, None, keep=bool(longer))
+    out, cache = _run(loaded, ids, mask, places, None, keep=bool(packs))
 
     ready, wanted = [], []  # what the head takes, and the token that it is to predict
     for row, index in rows:
         shared = questions[row].shared + 1
         ready.append(out[row, -shared:])
         wanted.append(pairs[index][1][:shared])
-    if longer:
-        at = torch.tensor([rows[each][0] for each in longer], device=loaded.device)
-        cache.batch_select_indices(at)
-        rest = [bodies[each] for each in longer]
+    for pack in packs:
+        at = torch.tensor([rows[each][0] for each in pack], device=loaded.device)
+        rest = [bodies[each] for each in pack]
         tails = _right_padded(rest, loaded.device)
         steps = torch.arange(tails.shape[1], device=loaded.device)
         after = torch.cat([mask[at], mask.new_ones(tails.shape)], 1)
-        out, _ = _run(loaded, tails, after, mask[at].sum(1, keepdim=True) + steps, cache, keep=True)
-        for place, each in enumerate(longer):
+        places = mask[at].sum(1, keepdim=True) + steps
+        out, _ = _run(loaded, tails, after, places, _rows_of(cache, at), keep=True)
+        for place, each in enumerate(pack):
             row, index = rows[each]
             ready[each] = torch.cat([ready[each], out[place, : len(rest[place])]])
             wanted[each] = pairs[index][1]
     yield from zip((index for _, index in rows), _answers(loaded, ready, wanted), strict=True)
+
+
+def _rows_of(cache: Any, rows: torch.Tensor) -> Any:
+    """A cache with these rows of another, which stays as it is."""
+    picked = copy.copy(cache)
+    picked.layers = [copy.copy(layer) for layer in cache.layers]
+    picked.batch_select_indices(rows)
+    return picked
 
 
 def _run(

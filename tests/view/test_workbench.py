@@ -727,7 +727,7 @@ def test_every_handler_and_every_drawing_holds_the_sessions_lock(
     monkeypatch.setattr(page.Wiring, "redraw", watched)
     monkeypatch.setattr(page, "draw_all", watched_all)
     tick(ready_pages)
-    handlers: dict[str, Any] = {f.name: f.fn for f in ready_pages.blocks.fns.values()}
+    handlers: dict[Any, Any] = {f.name: f.fn for f in ready_pages.blocks.fns.values()}
     handlers["opened"](request("a"), "")
     handlers["rest"](request("a"))
     assert held == [True, True, True]
@@ -735,7 +735,7 @@ def test_every_handler_and_every_drawing_holds_the_sessions_lock(
 
 def test_a_page_is_filled_in_two_parts_and_then_has_no_news_but_the_mask(ready_pages: Pages):
     session = ready_pages.bench.session(request("a"))
-    handlers: dict[str, Any] = {f.name: f.fn for f in ready_pages.blocks.fns.values()}
+    handlers: dict[Any, Any] = {f.name: f.fn for f in ready_pages.blocks.fns.values()}
     first, others = handlers["opened"](request("a"), ""), handlers["rest"](request("a"))
     wiring = len(tick(ready_pages))
     assert len(first) + len(others) == wiring
