@@ -44,6 +44,11 @@ class Question:
     pairs: tuple[int, ...]
 
 
+def _tokens(loaded: LoadedModel) -> int:
+    """How many tokens go through the model at a time: by measurement, half of what a layer takes."""
+    return layer_tokens(loaded.dtype) // 2
+
+
 def can_share(loaded: LoadedModel) -> bool:
     """Whether the model can be told where its tokens stand, which padded batches need."""
     known = inspect.signature(loaded.model.forward).parameters
@@ -71,13 +76,13 @@ def log_probabilities(
     """
     answers: list[Answer] = [(0.0, True)] * len(pairs)
     done = 0
-    for questions in _batches(_questions(pairs), layer_tokens(loaded.dtype)):
+    for questions in _batches(_questions(pairs), _tokens(loaded)):
         here = sum(len(question.pairs) for question in questions)
         longest = max(len(question.trunk) + _tail(question, pairs) for question in questions)
         tails = [
             _tail(question, pairs, index) for question in questions for index in question.pairs
         ]
-        passes = 1 + len(_packed(tails, layer_tokens(loaded.dtype)))
+        passes = 1 + len(_packed(tails, _tokens(loaded)))
 
         def share(part: float, first: int = done, size: int = here, most: int = longest) -> None:
             progress(first + size * part, most)
@@ -147,7 +152,7 @@ def _batch(
     """Each pair's index and answer."""
     rows = [(row, index) for row, q in enumerate(questions) for index in q.pairs]
     bodies = [pairs[index][1][questions[row].shared : -1] for row, index in rows]
-    packs = _packed([len(body) for body in bodies], layer_tokens(loaded.dtype))
+    packs = _packed([len(body) for body in bodies], _tokens(loaded))
     mask, ids = _left_padded([q.trunk for q in questions], loaded.device)
     places = (mask.cumsum(1) - 1).clamp(min=0)
     out, cache = _run(loaded, ids, mask, places, None, keep=bool(packs))

@@ -92,7 +92,7 @@ def test_however_it_is_cut_up(monkeypatch: pytest.MonkeyPatch, tokens: int) -> N
     loaded = plain.tiny("gemma2")  # sliding layers, and a head that is capped
     pairs = some_pairs(loaded)
     whole = log_probabilities(loaded, pairs, progress=silence)
-    monkeypatch.setattr(continuations, "layer_tokens", lambda _: tokens)
+    monkeypatch.setattr(continuations, "_tokens", lambda _: tokens)
     rows = []
     cut = log_probabilities(loaded, pairs, progress=lambda done, longest: rows.append(done))
     assert [value for value, _ in cut] == pytest.approx([value for value, _ in whole], abs=1e-4)
