@@ -45,7 +45,7 @@ class Question:
 
 
 def _tokens(loaded: LoadedModel) -> int:
-    """How many tokens go through the model at a time: by measurement, half of what a layer takes."""
+    """Tokens that go through the model at a time: by measurement, half of what a layer takes."""
     return layer_tokens(loaded.dtype) // 2
 
 
