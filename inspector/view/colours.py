@@ -119,6 +119,7 @@ def map_value(session: Session) -> dict[str, Any] | None:
     if card is None:
         return None
     scores, meaning = chosen(session).of(session) or ({}, None)
+    session.drawings += 1
     return layer_map_value(
         session.require_mask(),
         scores=scores,
@@ -133,6 +134,7 @@ def map_value(session: Session) -> dict[str, Any] | None:
         details=_details(session),
         types=card.types,
         clicks=session.clicks,
+        drawing=session.drawings,
     )
 
 

@@ -106,6 +106,7 @@ def layer_map_value(
     details: Mapping[str, Sequence[tuple[str, Any]]] | None = None,
     types: Sequence[str] = (),
     clicks: int = 0,
+    drawing: int = 0,
 ) -> dict[str, Any]:
     """The value of a `LayerMap`, checked and ready for JSON.
 
@@ -113,9 +114,10 @@ def layer_map_value(
     `measure`); `disabled` maps a unit that cannot be switched to the reason; `costs` gives a unit's
     parameters and KV bytes per token; `totals` the model's `parameters`, `kv` (bytes per token)
     and `bytes_per_parameter`; `details` are pairs of label and value; `types` has the type of each
-    layer; `clicks` is the count of `read_clicks` that the mask takes in. Scores that are not finite
-    become null. `measure.range` are the ends of the colour scale and `measure.clipped` says that it
-    stops short of an outlier (see `limits`).
+    layer; `clicks` is the count of `read_clicks` that the mask takes in and `drawing` counts the
+    values made for a page, so that one that was overtaken on its way is not shown. Scores that are
+    not finite become null. `measure.range` are the ends of the colour scale and `measure.clipped`
+    says that it stops short of an outlier (see `limits`).
 
     Raises:
         MaskError: a unit that the model does not have, or types for another number of layers.
@@ -145,6 +147,7 @@ def layer_map_value(
         "totals": dict(totals) if totals else None,
         "types": list(types) or [""] * mask.depth,
         "clicks": clicks,
+        "drawing": drawing,
     }
 
 

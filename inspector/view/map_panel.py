@@ -76,6 +76,7 @@ def build(wiring: Wiring, sidebar: Sidebar) -> None:
     def set_text(session: Session, written: str) -> None:
         card = session.require_card()
         session.set_mask(_read(written, card.depth))
+        session.written = None  # to be written out in its usual form
 
     def toggled(session: Session, value: Any) -> None:
         card = session.require_card()
@@ -191,8 +192,10 @@ def _draw_map(session: Session) -> list[Any]:
 
 
 def _draw_mask(session: Session) -> list[Any]:
+    text = str(session.mask) if session.mask is not None else ""
+    same, session.written = text == session.written, text
     return [
-        str(session.mask) if session.mask is not None else "",
+        gr.skip() if same else text,  # somebody may be typing
         gr.update(interactive=bool(session.done)),
         gr.update(interactive=bool(session.undone)),
     ]

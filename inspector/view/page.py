@@ -87,7 +87,6 @@ def _keep_up(page: gr.Blocks, wiring: Wiring, inputs: sidebar.Sidebar) -> None:
     def rest(request: gr.Request) -> Any:
         session = bench.session(request)
         with session.lock:
-            session.touch("mask", "map", "live")  # once more, should a click have come in between
             return draw_all(others, session)
 
     def tick(request: gr.Request) -> Any:

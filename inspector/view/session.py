@@ -65,6 +65,8 @@ class Session:
     generation: int = 0  # which load of the server's this page is on; 0 is none
     mask: Mask | None = None
     clicks: int = 0  # how many switches of the layer map the mask takes in
+    drawings: int = 0  # of the layer map, so that the browser can tell an older one
+    written: str | None = None  # what the page's text box of the mask was last given
     undone: list[Mask] = field(default_factory=list)
     done: list[Mask] = field(default_factory=list)
     colour: str = ""

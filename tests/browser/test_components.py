@@ -77,6 +77,8 @@ def small_page() -> Any:
         nasty = gr.Button("Nasty")
         late = gr.Button("Late")
         refused = gr.Button("Refused")
+        second = gr.Button("Second drawing")
+        overtaken = gr.Button("First drawing")
         with gr.Tab("One"):
             first = Plot(figure(), elem_id="first")
             new = gr.Button("New figure")
@@ -95,6 +97,8 @@ def small_page() -> Any:
         mask.click(lambda: value(30, "5-6", of="3.ffn"), None, layers)
         late.click(lambda: value(30, "3.ffn", of="3.ffn"), None, layers)
         refused.click(lambda: value(30, "3.ffn", of="3.ffn", clicks=1), None, layers)
+        second.click(lambda: value(30, "5-6", of="3.ffn", drawing=2), None, layers)
+        overtaken.click(lambda: value(30, "9", drawing=1), None, layers)
         gone.click(lambda: None, None, layers)
         nasty.click(lambda: [nasty_value(), figure(NASTY, title=NASTY)], None, [layers, first])
         new.click(lambda: figure(shift=5.0), None, first)
@@ -389,6 +393,17 @@ def test_a_redraw_from_before_the_last_click_does_not_undo_it(visit: Visit, smal
     page.get_by_role("button", name="Refused").click()  # Python has heard of it and says no
     page.wait_for_selector('#map button[data-layer="8"][data-row="1"][aria-checked=true]')
     assert off(page) == ["3.ffn"]
+
+
+def test_a_drawing_that_was_overtaken_is_not_shown(visit: Visit, small: str):
+    page = visit(small)
+    page.get_by_role("button", name="Second drawing").click()
+    page.wait_for_selector('#map button[data-layer="5"][data-row="1"][aria-checked=false]')
+    page.get_by_role("button", name="First drawing").click()
+    page.wait_for_timeout(1000)
+    assert off(page) == ["5.attn", "5.ffn", "6.attn", "6.ffn"]
+    attn(page, 9).click()
+    heard(page, "5-6,9.attn")  # Python is sent what the screen shows
 
 
 def test_names_never_run(visit: Visit, small: str):

@@ -13,7 +13,9 @@ let at = {row: 1, layer: 0};
 let anchor = null;        // where a range starts
 let clicks = 0;           // switches made here; Python sends back how many it has heard of
 let lastClick = 0;        // when, in milliseconds
-const PATIENCE = 5000;    // as long as that, a mask from before the last click is not believed
+const PATIENCE = 5000;    // as long as that, what is older than the screen is not believed
+let newest = null;        // the value on the screen
+let newestAt = 0;         // since when, in milliseconds
 
 // ---- building ----------------------------------------------------------------------------------
 
@@ -109,6 +111,7 @@ function switchUnits(units, off) {
   clicks += 1;
   lastClick = Date.now();
   props.value = {...props.value, muted: mask, clicks};
+  newest = props.value;
   paint();
   trigger('toggle', {units: changed, muted: off, mask});
 }
@@ -223,6 +226,11 @@ let built = '';
 
 function update() {
   const value = props.value;
+  if (value && newest && value.drawing < newest.drawing && Date.now() - newestAt < PATIENCE) {
+    props.value = newest;  // drawn before what is shown, and overtaken on the way
+    return;
+  }
+  [newest, newestAt] = [value, Date.now()];
   const shape = value ? JSON.stringify([value.depth, value.rows]) : '';
   if (!value || shape !== built || !cells.length) {
     shown = anchor = null;
