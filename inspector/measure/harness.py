@@ -12,7 +12,7 @@ from typing import Any
 
 from inspector.errors import TaskError
 from inspector.jobs import Progress
-from inspector.measure.continuations import can_share, log_probabilities
+from inspector.measure.continuations import log_probabilities
 from inspector.model.loaded import LoadedModel
 from inspector.results.checks import Benchmark
 
@@ -101,8 +101,6 @@ def harness(loaded: LoadedModel, batch: int, meter: Meter, built: Callable[[], i
                 _require_scorable(text, len(continuation), self.max_length)
             if override_bs is None:  # a list of its own, not a batch of somebody's windows
                 meter.per_row = 1.0
-            if not can_share(loaded):
-                return super()._loglikelihood_tokens(requests, True, override_bs)
             pairs = [_cut(context, end, self.max_length) for _, context, end in requests]
             with meter.part() as progress:
                 return log_probabilities(loaded, pairs, progress=progress)

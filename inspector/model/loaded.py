@@ -43,7 +43,8 @@ class LoadedModel:
     `returns` has, for each unit, the length of the tuple that its module returns (0: a bare
     tensor). `not_replayable` says why the model cannot be run layer by layer (see `replay`), else
     empty. `plain_head` tells that its logits are the output matrix times the normed stream, no
-    more.
+    more; `takes_branches` that it can run several continuations of one text in a row (see
+    `branches`).
     """
 
     model: PreTrainedModel
@@ -56,6 +57,7 @@ class LoadedModel:
     returns: dict[Unit, int] = field(default_factory=dict)
     not_replayable: str = ""
     plain_head: bool = False
+    takes_branches: bool = False
 
     @property
     def depth(self) -> int:

@@ -1,7 +1,7 @@
 """The numeric check at load: which units can be muted, and what they return and cost.
 
 Names of modules are only a guess; this runs the model on a few tokens and believes the numbers. The
-cost is about that of three forward passes over 2 x 24 tokens.
+cost is about that of four forward passes over 2 x 24 tokens.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from transformers.cache_utils import Cache
 
+from inspector.model.branches import takes_branches
 from inspector.model.loaded import LoadedModel, UnitInfo, count_parameters
 from inspector.model.replay import (
     Calls,
@@ -34,7 +35,7 @@ _FAILURES = (RuntimeError, TypeError, ValueError, AttributeError, IndexError, Ke
 
 @torch.no_grad()
 def probe(loaded: LoadedModel) -> LoadedModel:
-    """The model with `units`, `returns` and `not_replayable` filled in from measurement."""
+    """The model with all that is known only from running it filled in."""
     vocabulary = loaded.model.config.get_text_config().vocab_size
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(3, vocabulary, PROBE_SHAPE, generator=generator).to(loaded.device)
@@ -60,6 +61,7 @@ def probe(loaded: LoadedModel) -> LoadedModel:
             )
     loaded.units = tuple(infos)
     _judge(loaded, ids, seen.streams, out.logits)
+    loaded.takes_branches = takes_branches(loaded, ids[0].tolist())
     return loaded
 
 

@@ -12,7 +12,7 @@ import torch
 from inspector.errors import ResultError
 from inspector.jobs import Cancelled
 from inspector.measure import continuations
-from inspector.measure.continuations import Answer, Pair, can_share, log_probabilities
+from inspector.measure.continuations import Answer, Pair, log_probabilities
 from inspector.model.loaded import LoadedModel
 from inspector.model.surgery import muted, replaced
 from tests import plain
@@ -62,7 +62,7 @@ def theirs(loaded: LoadedModel, pairs: list[Pair]) -> list[Answer]:
 
 @pytest.mark.parametrize("mask", MASKS)
 def test_every_family_equals_lm_eval(family: LoadedModel, mask: str) -> None:
-    assert can_share(family)
+    assert family.takes_branches
     pairs = some_pairs(family)
     with muted(family, family.mask(mask)):
         ours = log_probabilities(family, pairs, progress=silence)
@@ -112,8 +112,8 @@ def test_what_is_shared_is_computed_once() -> None:
     )
     log_probabilities(loaded, pairs, progress=silence)
     hook.remove()
-    # The trunk once, then what is left of each but its last token, which is only predicted.
-    assert [tuple(each.shape[:2]) for each in seen] == [(1, 43), (4, 2)]
+    # The trunk once, and what is left of each but its last token, which is only predicted.
+    assert [tuple(each.shape[:2]) for each in seen] == [(1, 43 + 4 * 2)]
 
 
 def test_a_cancel_comes_through_between_two_layers() -> None:
