@@ -116,6 +116,23 @@ def test_what_is_shared_is_computed_once() -> None:
     assert [tuple(each.shape[:2]) for each in seen] == [(1, 43 + 4 * 2)]
 
 
+def test_without_branches_every_pair_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = copy.copy(plain.tiny("gemma2"))
+    pairs = some_pairs(loaded)
+    shared = log_probabilities(loaded, pairs, progress=silence)
+    monkeypatch.setattr(continuations, "ROW_TOKENS", 60)
+    split = log_probabilities(loaded, pairs, progress=silence)
+    loaded.takes_branches = False
+    widths = []
+    alone = log_probabilities(loaded, pairs, progress=lambda _, longest: widths.append(longest))
+    assert max(widths) == max(len(context) + len(end) - 1 for context, end in pairs)
+    for other in (split, alone):
+        assert [best for _, best in other] == [best for _, best in shared]
+        assert [value for value, _ in other] == pytest.approx(
+            [value for value, _ in shared], abs=1e-4
+        )
+
+
 def test_a_cancel_comes_through_between_two_layers() -> None:
     loaded = plain.tiny("llama")
     heard = 0
