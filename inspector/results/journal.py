@@ -1,0 +1,141 @@
+"""A pruning run on disk while it goes on: one line a step, so that a killed run can be taken up.
+
+The first line says what the run is, each further one is a step. Every line carries a digest of all
+lines up to it. A line counts once it ends; what a kill has torn off is dropped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from inspector.errors import ResultError
+from inspector.results.jsonable import plain
+from inspector.results.trajectory import Step
+
+SUFFIX = ".journal"
+FORMAT = 1
+
+
+class Journal:
+    """An open journal: `steps` are those that were in it when it was opened."""
+
+    def __init__(self, path: str | Path, about: Mapping[str, Any], *, resume: bool = False) -> None:
+        """Begin a journal of the run that `about` describes, or take one up.
+
+        Raises:
+            ResultError: without `resume`, it holds steps already; with it, it is missing, damaged,
+                or of another run, and says what differs. Or it cannot be written.
+        """
+        self.path = Path(path)
+        self.steps: list[Step] = []
+        self._digest = ""
+        head = {"format": FORMAT, **plain(dict(about))}
+        lines = _lines(self.path)
+        if resume:
+            self._take_up(lines, head)
+        elif len(lines) > 1:
+            raise ResultError(unfinished(self.path, len(lines) - 1))
+        else:
+            self._put("w", head)
+
+    def _take_up(self, lines: Sequence[str], head: dict[str, Any]) -> None:
+        if not lines:
+            raise ResultError(f"there is no {self.path} to resume: leave out --resume.")
+        there, *rows = (self._read(number, line) for number, line in enumerate(lines, 1))
+        differing = [name for name in {**there, **head} if there.get(name) != head.get(name)]
+        if differing:
+            what = "; ".join(_difference(name, there, head) for name in differing)
+            raise ResultError(f"{self.path} is of another run and cannot be resumed: {what}.")
+        try:
+            self.steps = [Step(**row) for row in rows]
+        except TypeError as error:
+            raise ResultError(f"{self.path} is damaged: {error}.") from error
+        whole = "".join(line + "\n" for line in lines).encode()
+        with _writing(self.path, "r+b") as file:
+            file.truncate(len(whole))
+
+    def _read(self, number: int, line: str) -> dict[str, Any]:
+        digest, _, text = line.partition(" ")
+        self._digest = _digest(self._digest, text)
+        if digest != self._digest:
+            raise ResultError(
+                f"line {number} of {self.path} is damaged or was changed, so the run cannot be "
+                "resumed: delete the file to start anew."
+            )
+        return json.loads(text)
+
+    def add(self, step: Step) -> None:
+        """Write a step, and return once it is on the disk."""
+        self._put("a", plain(dataclasses.asdict(step)))
+
+    def _put(self, mode: str, row: dict[str, Any]) -> None:
+        text = json.dumps(row, allow_nan=False)
+        self._digest = _digest(self._digest, text)
+        with _writing(self.path, mode + "b") as file:
+            file.write(f"{self._digest} {text}\n".encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+    def close(self) -> None:
+        """The run has finished: what it found is kept elsewhere."""
+        self.path.unlink(missing_ok=True)
+
+
+def unfinished(path: Path, steps: int) -> str:
+    """That there is a journal already, and what to do."""
+    return (
+        f"{path} holds {steps} finished steps of a run that did not end: add --resume to go on "
+        "from there, or delete it to start anew."
+    )
+
+
+def refuse_unfinished(path: str | Path) -> None:
+    """Find out before a long load whether a journal is in the way.
+
+    Raises:
+        ResultError: it is.
+    """
+    lines = _lines(Path(path))
+    if len(lines) > 1:
+        raise ResultError(unfinished(Path(path), len(lines) - 1))
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines that were finished; none where there is no such file."""
+    try:
+        text = path.read_bytes().decode("utf-8", errors="replace")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise ResultError(f"cannot read {path}: {error.strerror}.") from error
+    return text.split("\n")[:-1]
+
+
+def _writing(path: Path, mode: str) -> Any:
+    try:
+        return path.open(mode)
+    except OSError as error:
+        raise ResultError(f"cannot write {path}: {error.strerror}.") from error
+
+
+def _digest(before: str, text: str) -> str:
+    return hashlib.sha256(f"{before}\n{text}".encode()).hexdigest()[:16]
+
+
+def _difference(name: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """What differs, down to the entry where it is one of several."""
+    one, other = there.get(name), here.get(name)
+    if isinstance(one, dict) and isinstance(other, dict):
+        names = [key for key in {**one, **other} if one.get(key) != other.get(key)]
+        return "; ".join(f"{name} {_difference(key, one, other)}" for key in names)
+    return f"{name} was {_word(one)} and is {_word(other)}"
+
+
+def _word(value: Any) -> str:
+    return "nothing" if value in (None, "", {}, []) else str(value)
