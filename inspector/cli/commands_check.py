@@ -77,8 +77,8 @@ CHECK: tuple[Command, ...] = (
                 "--prompt-tokens",
                 metavar="N",
                 type=int,
-                default=512,
-                help="tokens of the random prompt; default: 512",
+                default=256,
+                help="tokens of the random prompt; default: 256",
             ),
             argument("--tokens", metavar="N", type=int, default=32, help="new tokens; default: 32"),
             argument(

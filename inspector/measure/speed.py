@@ -23,7 +23,7 @@ from inspector.model.surgery import muted
 from inspector.results.checks import Speed, SpeedRun
 from inspector.units import Mask
 
-PROMPT, TOKENS, ROUNDS = 512, 32, 5
+PROMPT, TOKENS, ROUNDS = 256, 32, 5
 
 PULSE = 0.1
 """Seconds between two calls of the progress: often enough to cancel, too seldom to be timed."""

@@ -311,7 +311,12 @@ class Workbench:
                 running.cancel()
             elif running is not None:
                 self._look(session, kind, running)  # it has ended since the last poll
-            session.errors.pop(kind, None)
+            stays = session.errors if kind == "live" else {"live", "runs", "recorded"}
+            session.errors = {  # what earlier attempts failed at has been read by now
+                name: text
+                for name, text in session.errors.items()
+                if name in stays and name != kind
+            }
             job = self.worker.submit(title, work, owner=session.id, kind=kind)
             session.jobs[kind], session.born[kind] = job, session.generation
             session.taken.pop(kind, None)

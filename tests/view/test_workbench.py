@@ -163,6 +163,16 @@ def test_loading_frees_the_former_model_and_counts_on(ready: Workbench):
     assert (str(session.mask), session.results) == ("1", {})
 
 
+def test_a_new_attempt_clears_what_earlier_ones_failed_at(ready: Workbench):
+    session = ready.session(request("a"))
+    failed = {"speed": "too long", "pruning": "too many", "runs": "the disk is full", "live": "no"}
+    session.errors = dict(failed)
+    finish(ready, session, ready.run(session, "live", "x", measure_of("1", ready)))
+    assert {**session.errors, "live": "no"} == failed
+    finish(ready, session, ready.run(session, "perplexity", "x", measure_of("1", ready)))
+    assert not session.errors.get("speed") and not session.errors.get("pruning")
+
+
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
