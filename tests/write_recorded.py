@@ -40,7 +40,10 @@ def main() -> None:
     keep("similarity", found, command("similarity", card, "", kind="angular", **text))
     scores = sweep(loaded, search, empty, metric="nll", progress=say)
     keep("sweep", scores, command("sweep", card, "", metric="nll", **text))
-    run = prune(loaded, search, empty, method="finercut", remove=STEPS, check=check, progress=say)
+    run = prune(
+        loaded, search, empty, method="finercut", remove=STEPS, check=check, early_exit=False,
+        progress=say,
+    )  # fmt: skip
     line = command(
         "prune",
         card,
@@ -49,6 +52,7 @@ def main() -> None:
         metric="js",
         remove=STEPS,
         check_corpus="pydoc:check",
+        no_early_exit=True,
         **text,
     )
     keep("pruning", run, line)

@@ -129,6 +129,14 @@ LOOK: tuple[Command, ...] = (
                 ),
             ),
             argument(
+                "--no-early-exit",
+                dest="early_exit",
+                action="store_false",
+                help="by kl, js, js-reversed, angular or norm: measure every candidate of every "
+                "step on the whole text; the same ones go without it, and scores above theirs "
+                "are then lower bounds",
+            ),
+            argument(
                 "--method-seed",
                 metavar="S",
                 type=int,

@@ -68,6 +68,7 @@ def prune(args: argparse.Namespace, meter: Meter) -> None:
         protect_first_until=args.protect_first_until,
         as_published=args.as_published,
         seed=args.method_seed,
+        early_exit=args.early_exit,
         check=check,
         progress=meter.phase("pruning"),
     )

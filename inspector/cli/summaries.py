@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from inspector.cli.text import number, printable, table
+from inspector.measure.methods import METHODS
 from inspector.paired import Paired
 from inspector.results.base import Result
 from inspector.results.checks import (
@@ -18,7 +19,7 @@ from inspector.results.checks import (
     Spread,
 )
 from inspector.results.scores import Scores, Similarity
-from inspector.results.trajectory import Trajectory
+from inspector.results.trajectory import Step, Trajectory
 from inspector.units import KINDS, Mask
 
 Summary = Callable[..., str]
@@ -108,6 +109,8 @@ def scores(result: Scores, *, unit: str = "") -> str:
 def trajectory(result: Trajectory) -> str:
     """What went at each step, and what was left of it."""
     moved = any(step.restored for step in result.steps)
+    known = [{*step.score_status.values()} for step in result.steps]
+    partly = any("exact" in seen and len(seen) > 1 for seen in known)
     rows = [
         [
             str(step.step),
@@ -116,16 +119,37 @@ def trajectory(result: Trajectory) -> str:
             _perplexity(step.perplexity),
             f"{step.parameters:,}",
             f"{step.kv_bytes_per_token:,}",
+            *([_in_full(step)] if partly else []),
         ]
         for step in result.steps
     ]
     title = f"{result.method} by {result.metric}; {printable(_checked(result), lines=False)}"
     if not result.finished:
         title += "; not finished"
-    back = ["back"] if moved else []
-    header = ["step", "removed", *back, "perplexity", "parameters", "KV bytes/token"]
+    if partly:
+        title += f"\n{_effort(result)}"
+    back, full = ["back"] if moved else [], ["scored in full"] if partly else []
+    header = ["step", "removed", *back, "perplexity", "parameters", "KV bytes/token", *full]
     end = f"\n\nmask: {result.steps[-1].mask}" if result.steps else ""
     return f"{title}\n\n{table(header, rows, align='<<<' if moved else '<<')}{end}"
+
+
+def _in_full(step: Step) -> str:
+    """How many units' scores were measured on the whole text, out of all candidates'."""
+    known = list(step.score_status.values())
+    return f"{known.count('exact')} of {len(known)}" if known else ""
+
+
+def _effort(result: Trajectory) -> str:
+    """What the search took, against one that scores every candidate in full."""
+    steps = [step for step in result.steps if step.scores]
+    whole = sum(len(step.scores) for step in steps)
+    if result.method in METHODS and METHODS[result.method].grain == "layer":
+        whole //= len(KINDS)
+    taken = (number(sum(getattr(step, name) for step in steps)) for name in ("layers", "heads"))
+    return "Evaluations of the text: {} through the layers, {} through the head, of {}".format(
+        *taken, whole
+    )
 
 
 def perplexity(result: Perplexity) -> str:

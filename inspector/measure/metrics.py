@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from inspector.errors import ResultError
 
-Sums = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Values = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def _as_is(logits: torch.Tensor) -> torch.Tensor:
@@ -34,10 +34,11 @@ def _log_probabilities(logits: torch.Tensor) -> torch.Tensor:
 class Metric:
     """One row of the table; lower always means safer to remove.
 
-    `sums` takes logits [n, t, V] in fp32 and what they are measured against: for `nll` the token
+    `values` takes logits [n, t, V] in fp32 and what they are measured against: for `nll` the token
     ids [t] that they predict, else what `prepare` makes of the untouched model's logits [t, V] in
-    fp32. It gives [n] sums over the t tokens, in float64 on the CPU. `windowed` metrics take the
-    square root of a window's sum and average over windows; the others average over tokens.
+    fp32. It gives each token's part, [n, t] in fp32; those of a divergence are never below 0.
+    `windowed` metrics take the square root of a window's sum and average over windows; the others
+    average over tokens.
     """
 
     name: str
@@ -45,10 +46,14 @@ class Metric:
     unit: str
     formula: str
     source: str
-    sums: Sums
+    values: Values
     against_logits: bool = True
     windowed: bool = False
     prepare: Callable[[torch.Tensor], torch.Tensor] = _as_is
+
+    def sums(self, logits: torch.Tensor, against: torch.Tensor) -> torch.Tensor:
+        """The sums of `values` over the tokens, [n] in float64 on the CPU."""
+        return wide(self.values(logits, against)).sum(1)
 
     def of_window(self, total: float, tokens: int) -> tuple[float, int]:
         """What a window adds to the sum and to the count, from its sum over tokens."""
@@ -58,12 +63,12 @@ class Metric:
 def _nll(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     wanted = targets.expand(logits.shape[:2])
     losses = functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none")
-    return _over_tokens(losses.view(logits.shape[:2]))
+    return losses.view(logits.shape[:2])
 
 
 def _kl(logits: torch.Tensor, log_p: torch.Tensor) -> torch.Tensor:
     terms = log_p.exp() * (log_p - logits.log_softmax(-1))
-    return _over_tokens(terms.sum(-1))
+    return terms.sum(-1).clamp(min=0)  # a sum of rounded terms may be a little below
 
 
 def _js(logits: torch.Tensor, log_p: torch.Tensor) -> torch.Tensor:
@@ -72,7 +77,7 @@ def _js(logits: torch.Tensor, log_p: torch.Tensor) -> torch.Tensor:
     d = logits.log_softmax(-1) - log_p
     common = torch.log1p(torch.expm1(-d.abs()) / 2)
     terms = log_p.exp() * (common + d.clamp(min=0)) + (log_p + d).exp() * (common - d.clamp(max=0))
-    return -0.5 * _over_tokens(terms.sum(-1))
+    return (-0.5 * terms.sum(-1)).clamp(min=0)
 
 
 def _js_reversed(logits: torch.Tensor, log_p: torch.Tensor) -> torch.Tensor:
@@ -84,23 +89,23 @@ def _js_reversed(logits: torch.Tensor, log_p: torch.Tensor) -> torch.Tensor:
     near = torch.log1p(half.clamp(max=1).sinh().square()) / 2
     far = half + torch.log1p(torch.expm1(-2 * half) / 2)
     terms = (log_p.exp() + log_q.exp()) * torch.where(half < 1, near, far)
-    return 0.5 * _over_tokens(terms.sum(-1))
+    return 0.5 * terms.sum(-1)
 
 
 def _angular(logits: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
     # Half the angle from the two diagonals: arccos of a cosine near 1 loses half its digits.
     here = _directions(logits)
     half = torch.atan2((here - direction).norm(dim=-1), (here + direction).norm(dim=-1))
-    return _over_tokens((2 * half).clamp(max=math.pi / 2))
+    return (2 * half).clamp(max=math.pi / 2)
 
 
 def _norm(logits: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    return _over_tokens((logits - reference).square().sum(-1))
+    return (logits - reference).square().sum(-1)
 
 
-def _over_tokens(values: torch.Tensor) -> torch.Tensor:
-    """Sums of [n, t] over tokens, in float64 on the CPU: not every device has that type."""
-    return values.cpu().sum(1, dtype=torch.float64)
+def wide(values: torch.Tensor) -> torch.Tensor:
+    """In float64 on the CPU: not every device has that type."""
+    return values.cpu().double()
 
 
 METRICS: dict[str, Metric] = {
@@ -162,6 +167,8 @@ METRICS: dict[str, Metric] = {
         ),
     )
 }
+
+DIVERGENCES = frozenset(name for name, metric in METRICS.items() if metric.against_logits)
 
 
 def metric_named(name: str) -> Metric:

@@ -41,6 +41,7 @@ def prune(
     protect_first_until: float | None = None,
     as_published: bool = False,
     seed: int = 0,
+    early_exit: bool = True,
     check: Windows | None = None,
     progress: Progress = silent,
 ) -> Trajectory:
@@ -63,6 +64,8 @@ def prune(
             the model's M units are gone (FinerCut's ``-x``).
         as_published: do as the authors' code does where that differs; `Method.published` says how.
         seed: of methods that draw at random.
+        early_exit: where a method goes by a divergence anew at every step, leave a candidate alone
+            once it cannot be the lowest: the same units go, the others' scores are lower bounds.
         check: the text of the perplexity recorded along the way; the search text by default.
         progress: called between pieces of work, with the `Trajectory` so far as `partial`.
 
@@ -95,6 +98,7 @@ def prune(
         as_published=as_published,
         protect_first_until=protect_first_until,
         seed=seed,
+        early_exit=early_exit,
     )
     check_bars(search)
     asked = {"only": only, "protect": str(protect or ""), **search.options}
@@ -153,8 +157,9 @@ def _total(loaded: LoadedModel) -> Size:
 def _known(search: Search, found: Proposal, check: Windows) -> float | None:
     """The perplexity after a step where the chosen candidate's score is just that."""
     same = check is search.windows and not overlapping(check)
-    if search.metric == "perplexity" and found.fresh and same:
-        return found.scores[str(found.removed[0])]
+    unit = str(found.removed[0])
+    if search.metric == "perplexity" and found.status[unit] == "exact" and same:
+        return found.scores[unit]
     return None
 
 
@@ -170,16 +175,17 @@ def _step(
     value: float,
     begun: float,
 ) -> Step:
-    scores = found.scores if found else {}
     return Step(
         step=number,
         mask=str(mask),
         removed=[str(unit) for unit in found.removed] if found else [],
         restored=[str(unit) for unit in found.restored] if found else [],
-        scores=scores,
-        score_status=dict.fromkeys(scores, "exact" if found and found.fresh else "stale"),
+        scores=found.scores if found else {},
+        score_status=found.status if found else {},
         perplexity=value,
         parameters=loaded.parameters_left(mask),
         kv_bytes_per_token=loaded.kv_bytes_left(mask),
         seconds=time.perf_counter() - begun,
+        layers=found.layers if found else 0.0,
+        heads=found.heads if found else 0.0,
     )

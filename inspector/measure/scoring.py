@@ -14,7 +14,7 @@ import torch
 
 from inspector.errors import OutOfMemory
 from inspector.jobs import Progress
-from inspector.measure.metrics import Metric
+from inspector.measure.metrics import Metric, wide
 from inspector.model.loaded import LoadedModel, count_parameters, out_of_memory
 from inspector.model.replay import Calls, before_head, record, run_layer, to_logits
 from inspector.model.surgery import mute_units
@@ -35,6 +35,12 @@ within a core's own cache these cost a fifth of what they cost over a whole bloc
 LAYER_TOKENS = 4096
 """Tokens that go through a layer at a time in a two-byte dtype; a quarter in fp32. Measured on a
 CPU with bf16 matrix units: those want long products, fp32 wants its activations in the cache."""
+
+
+STEADY_TOKENS = 512
+"""Tokens in every pass through a layer where each has to have the same shape, filled up with
+copies. How a product rounds a row depends on how many rows it has, so that only then a candidate's
+numbers do not depend on who goes with it."""
 
 
 def idle(work: float) -> None:
@@ -70,6 +76,16 @@ def layer_tokens(dtype: torch.dtype) -> int:
     return LAYER_TOKENS if dtype.itemsize <= 2 else LAYER_TOKENS // 4
 
 
+def steady_rows(dtype: torch.dtype, length: int) -> int:
+    """Windows of so many tokens in every pass of the same shape."""
+    return max(1, min(STEADY_TOKENS, layer_tokens(dtype)) // length)
+
+
+def filled(rows: torch.Tensor, size: int) -> torch.Tensor:
+    """The rows, and copies of the last one up to `size` of them."""
+    return rows[torch.arange(size, device=rows.device).clamp(max=len(rows) - 1)]
+
+
 def predicted(metric: Metric, length: int) -> int:
     """How many tokens of a window count: all but the last where the next token is the measure."""
     return length if metric.against_logits else length - 1
@@ -102,8 +118,8 @@ def stream_sums(
     """
     total = torch.zeros(len(streams), dtype=torch.float64)
     end = predicted(metric, len(ids))
-    ready = _ready(loaded, streams)
-    known = None if reference is None else _ready(loaded, reference)
+    here = ready(loaded, streams)
+    known = None if reference is None else ready(loaded, reference)
     size = head_tokens(loaded.dtype)
     for first in range(skip, end, size):
         last = min(first + size, end)
@@ -112,21 +128,21 @@ def stream_sums(
             against = metric.prepare(to_logits(loaded, known[:, first:last])[0].float())
         rows = max(1, size // (last - first))
         for row in range(0, len(streams), rows):
-            logits = to_logits(loaded, ready[row : row + rows, first:last])
-            total[row : row + rows] += _sums(metric, logits, against)
+            logits = to_logits(loaded, here[row : row + rows, first:last])
+            total[row : row + rows] += token_values(metric, logits, against).sum(1)
             tick(head_work(loaded) * len(logits) * (last - first) / end)
     return total
 
 
-def _sums(metric: Metric, logits: torch.Tensor, against: torch.Tensor) -> torch.Tensor:
-    """Sums over the tokens of logits [n, t, V], a few tokens at a time: [n]."""
+def token_values(metric: Metric, logits: torch.Tensor, against: torch.Tensor) -> torch.Tensor:
+    """The metric's parts of logits [n, t, V], a few tokens at a time: [n, t] in float64."""
     at_a_time = max(1, LOSS_BYTES // (4 * logits.shape[-1] * len(logits)))
     pieces = zip(logits.split(at_a_time, dim=1), against.split(at_a_time), strict=True)
-    return torch.stack([metric.sums(part.float(), known) for part, known in pieces]).sum(0)
+    return wide(torch.cat([metric.values(part.float(), known) for part, known in pieces], dim=1))
 
 
-def _ready(loaded: LoadedModel, streams: torch.Tensor) -> torch.Tensor:
-    """`before_head`, a bounded number of tokens at a time."""
+def ready(loaded: LoadedModel, streams: torch.Tensor) -> torch.Tensor:
+    """`before_head` of [n, T, H], a bounded number of tokens at a time."""
     parts = streams.split(max(1, LAYER_TOKENS // streams.shape[1]))
     return torch.cat([before_head(loaded, rows) for rows in parts])
 
@@ -149,7 +165,7 @@ def logit_sums(
         against = ids[first + 1 : last + 1].to(logits.device)
         if metric.against_logits and reference is not None:
             against = metric.prepare(reference[0, first:last].float())
-        total += _sums(metric, logits[:, first:last], against)
+        total += token_values(metric, logits[:, first:last], against).sum(1)
     return total
 
 
@@ -172,6 +188,27 @@ def through(
         parts.append(run_layer(loaded, layer, rows, calls))
         tick(len(rows))
     return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def through_in_place(
+    loaded: LoadedModel,
+    layer: int,
+    rows: torch.Tensor,
+    calls: Calls,
+    *,
+    steady: bool = False,
+    tick: Tick = idle,
+) -> None:
+    """`through` that puts what leaves the layer in the place of what enters it.
+
+    With `steady` all passes have the same shape, so that a row's numbers are its own.
+    """
+    size = max(1, layer_tokens(rows.dtype) // calls.length)
+    size = steady_rows(rows.dtype, calls.length) if steady else size
+    for some in rows.split(size):
+        out = run_layer(loaded, layer, filled(some, size) if steady else some, calls)
+        some.copy_(out[: len(some)])
+        tick(len(some))
 
 
 def window_sums(

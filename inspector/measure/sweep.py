@@ -22,10 +22,12 @@ from inspector.measure.scoring import (
     Tick,
     groups,
     head_work,
+    idle,
     memory_levers,
     predicted,
     stream_sums,
     through,
+    through_in_place,
     ticker,
     untouched,
     window_sums,
@@ -82,7 +84,7 @@ def sweep(
     with memory_levers(windows.ids.shape[1]):
         for first, ids in groups(windows.ids):
             here = part(progress, first, len(ids), count)
-            tick = ticker(here, len(ids) * _work(loaded, chosen), NOTE)
+            tick = ticker(here, len(ids) * work(loaded, chosen), NOTE)
             for each, sums in _group_sums(loaded, row, ids, mask, chosen, stream_bytes, tick):
                 totals.add(each, sums, predicted(row, ids.shape[1]))
             means = totals.means()
@@ -133,7 +135,7 @@ def together(units: Iterable[Unit], grain: str) -> list[Candidate]:
     return [tuple(found) for _, found in groupby(units, key=lambda unit: unit.layer)]
 
 
-def _work(loaded: LoadedModel, chosen: list[Candidate]) -> float:
+def work(loaded: LoadedModel, chosen: Sequence[Candidate]) -> float:
     """What a sweep costs a window at most, in windows gone through one layer."""
     head = head_work(loaded) * (len(chosen) + 1)
     if loaded.not_replayable:
@@ -175,7 +177,8 @@ def _group_sums(
     if loaded.not_replayable:
         yield from _plain_sums(loaded, metric, ids, mask, chosen, reference, tick)
         return
-    for names, streams in _waves(loaded, ids, mask, chosen, stream_bytes, tick):
+    base, calls = record(loaded, ids)
+    for names, streams in waves(loaded, base, calls, mask, chosen, stream_bytes, tick=tick):
         sums = []
         for index, window in enumerate(ids):
             against = None if reference is None else reference[index : index + 1]
@@ -183,20 +186,34 @@ def _group_sums(
         yield from zip(names, torch.stack(sums, dim=1), strict=True)
 
 
-def _waves(
+def waves(
     loaded: LoadedModel,
-    ids: torch.Tensor,
+    base: torch.Tensor,
+    calls: Calls,
     mask: Mask,
-    chosen: list[Candidate],
+    chosen: Sequence[Candidate],
     stream_bytes: int,
-    tick: Tick,
+    *,
+    steady: bool = False,
+    own: bool = True,
+    tick: Tick = idle,
 ) -> Iterator[tuple[Sequence[Candidate | None], torch.Tensor]]:
     """Candidates in waves, and what leaves the last layer for each: [n, w, T, H].
 
     The base row goes through the layers once, over all waves: each wave takes it up at its first
-    candidate's layer and leaves it at its last one's. The mask itself comes last, as [None].
+    candidate's layer and leaves it at its last one's.
+
+    Args:
+        loaded: the model.
+        base: what enters layer 0 for a few windows, [w, T, H].
+        calls: how the layers are called.
+        mask: what is muted already.
+        chosen: the candidates, in the order of the forward pass.
+        stream_bytes: bound on the candidates' streams held at once.
+        steady: have a candidate's numbers depend on itself alone, see `through_in_place`.
+        own: at last give what leaves it under the mask itself, too, as [None].
+        tick: told of the work done.
     """
-    base, calls = record(loaded, ids)
     size = max(1, stream_bytes // (base.numel() * base.element_size()))
     at = 0  # the layer that `base` is about to enter
     with mute_units(loaded, mask), torch.no_grad():
@@ -206,9 +223,8 @@ def _waves(
             joined = 0
             for layer in range(at, loaded.depth):
                 if joined:
-                    rows[:joined] = through(
-                        loaded, layer, rows[:joined].flatten(0, 1), calls, tick=tick
-                    ).view_as(rows[:joined])
+                    here = rows[:joined].flatten(0, 1)
+                    through_in_place(loaded, layer, here, calls, steady=steady, tick=tick)
                 for each in wave:
                     if each[0].layer == layer:
                         rows[joined] = _joining(loaded, mask, each, base, calls, tick)
@@ -216,9 +232,10 @@ def _waves(
                 if layer < wave[-1][0].layer:
                     base, at = through(loaded, layer, base, calls), layer + 1
             yield wave, rows
-        for layer in range(at, loaded.depth):
+        for layer in range(at, loaded.depth if own else 0):
             base = through(loaded, layer, base, calls)
-    yield [None], base.unsqueeze(0)
+    if own:
+        yield [None], base.unsqueeze(0)
 
 
 def _joining(

@@ -12,7 +12,8 @@ from inspector.results.jsonable import number, numbers
 
 STATUSES = ("exact", "lower_bound", "stale")
 """What a score in a trajectory is: measured on all windows under that step's mask, a lower bound of
-it because the search broke off early, or carried over from an earlier step."""
+it because the candidate was out before the end (its score is above that of what was removed), or
+carried over from an earlier step."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,9 @@ class Step:
     Where whole layers go, each unit carries its layer's score; where windows of layers go, that of
     the window which begins with its layer. `restored` are units that the run had removed and
     brought back. `perplexity` is that of `mask` on the check text; `parameters` (tied weights once)
-    and `kv_bytes_per_token` are what is left.
+    and `kv_bytes_per_token` are what is left. `layers` and `heads` say how many candidates' worth
+    of the search text went through the layers, and through the head, for this step; NaN where a
+    score does not take candidates one by one, or where it was not counted.
     """
 
     step: int
@@ -37,12 +40,14 @@ class Step:
     parameters: int
     kv_bytes_per_token: int
     seconds: float = math.nan
+    layers: float = math.nan
+    heads: float = math.nan
 
     def __post_init__(self) -> None:
         """Check the statuses, and that every score has one."""
         object.__setattr__(self, "scores", numbers(self.scores))
-        object.__setattr__(self, "perplexity", number(self.perplexity))
-        object.__setattr__(self, "seconds", number(self.seconds))
+        for name in ("perplexity", "seconds", "layers", "heads"):
+            object.__setattr__(self, name, number(getattr(self, name)))
         unknown = set(self.score_status.values()) - set(STATUSES)
         if unknown or set(self.score_status) != set(self.scores):
             raise ResultError(f"step {self.step}: every score needs a status out of {STATUSES}.")
@@ -55,8 +60,8 @@ class Trajectory(Result):
     `check_corpus` describes the text of the recorded perplexities; it equals the search text
     (`provenance.corpus`) unless another was asked for, and figures say which. `finished` is False
     for a run that was cancelled or is still going on. `options` are those of `measure.pruning` that
-    were not left at their defaults: only, protect, protect_first_until, as_published, and the seed
-    of a method that draws at random.
+    were not left at their defaults: only, protect, protect_first_until, as_published,
+    no_early_exit, and the seed of a method that draws at random.
     """
 
     kind: ClassVar[str] = "trajectory"

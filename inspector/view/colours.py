@@ -77,7 +77,12 @@ def _step(session: Session) -> Colouring | None:
         return None
     at = min((session.step or 0) + 1, len(run.steps) - 1)
     label, before = f"Score at step {at} of the run", run.steps[at - 1].mask
-    return run.steps[at].scores, _meaning(session, run, label, unit=run.metric, under=before)
+    marks = {name: MARKS[status] for name, status in run.steps[at].score_status.items()}
+    meaning = _meaning(
+        session, run, label, unit=run.metric, under=before,
+        marks={name: mark for name, mark in marks.items() if mark},
+    )  # fmt: skip
+    return run.steps[at].scores, meaning
 
 
 def _cost(index: int, label: str) -> Callable[[Session], Colouring | None]:
@@ -89,6 +94,10 @@ def _cost(index: int, label: str) -> Callable[[Session], Colouring | None]:
         return scores, measure(label, direction="higher = more is saved")
 
     return of
+
+
+MARKS = {"exact": "", "lower_bound": "≥ ", "stale": "carried over: "}
+"""What stands before a score of a run, by its status."""
 
 
 COLOURS: dict[str, Colour] = {

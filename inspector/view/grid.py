@@ -79,11 +79,13 @@ def measure(
     signed: bool = False,
     stale: str = "",
     mask: Mask | None = None,
+    marks: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """What the colours of the map mean.
 
     `stale` is the reason for which they no longer hold, or ``""``. With `mask`, the mask that they
     were measured under, the map itself marks them as stale whenever another mask is set, at once.
+    `marks` are words that stand before the scores of some units, which are drawn lighter.
     """
     return {
         "label": label,
@@ -92,6 +94,7 @@ def measure(
         "signed": signed,
         "stale": stale,
         "mask": None if mask is None else [str(each) for each in mask],
+        "marks": dict(marks or {}),
     }
 
 

@@ -307,6 +307,26 @@ def test_prune_prints_layers_that_come_back() -> None:
     assert "back" not in trajectory(without)
 
 
+def test_prune_prints_how_much_was_scored_in_full() -> None:
+    made = Provenance("m", "w", "llama", "float32", "cpu", 4)
+    scores = {"0.attn": 1.0, "1.attn": 2.0, "2.attn": 3.0}
+    partly = dict.fromkeys(scores, "exact") | {"2.attn": "lower_bound"}
+    steps = [
+        Step(0, "", [], [], {}, {}, 10.0, 100, 8, layers=0.0, heads=0.0),
+        Step(1, "0.attn", ["0.attn"], [], scores, partly, 11.0, 80, 6, layers=2.5, heads=2.25),
+    ]
+    run = Trajectory(made, "", "finercut", "js", steps)
+    lines = trajectory(run).splitlines()
+    effort = "2.5 through the layers, 2.25 through the head, of 3"
+    assert lines[1] == f"Evaluations of the text: {effort}"
+    assert lines[3].endswith("scored in full")
+    assert lines[5].endswith("2 of 3")
+    whole = replace(steps[1], score_status=dict.fromkeys(scores, "exact"))
+    assert "in full" not in trajectory(replace(run, steps=[steps[0], whole]))
+    carried = replace(steps[1], score_status=dict.fromkeys(scores, "stale"))  # a one-shot method's
+    assert "in full" not in trajectory(replace(run, steps=[steps[0], carried]))
+
+
 def test_prune_prints_its_steps(capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["prune", MODEL, "--remove", "2", *SMALL]
     run = from_json(as_json(capsys, *argv))

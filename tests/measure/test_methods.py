@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from inspector.errors import MaskError, ResultError
+from inspector.measure import racing, scoring
 from inspector.measure import sweep as sweep_module
 from inspector.measure.corpus import Windows
 from inspector.measure.methods import METHODS, SCORES, WAYS, method_named, scores, window
@@ -113,11 +114,12 @@ def test_every_row_equals_its_definition(method: str, model_type: str) -> None:
     loaded = model_for(method, model_type)
     windows = plain.text(loaded, 3, LENGTH)
     before = plain.logits(loaded, windows.ids)
-    run = prune(loaded, windows, loaded.empty(), method=method, remove=2)
+    run = prune(loaded, windows, loaded.empty(), method=method, remove=2, early_exit=False)
     agrees(run, PLANS[method](loaded, windows.ids, 2))
     assert (run.method, run.metric) == (method, METHODS[method].metrics[0])
     assert run.finished
-    assert run.options == ({} if method != "random" else run.options)
+    known = {"no_early_exit": True} if method == "finercut" else {}
+    assert run.options == (known if method != "random" else run.options)
     for step in run.steps:
         mask = Mask.parse(step.mask, loaded.depth)
         assert step.perplexity == pytest.approx(
@@ -217,13 +219,13 @@ def test_a_layer_muted_whole_is_not_computed(
     llama: LoadedModel, text: Windows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs: list[int] = []
-    real = sweep_module.through
+    real = scoring.run_layer
 
-    def through(loaded: LoadedModel, layer: int, stream: torch.Tensor, *a: Any, **k: Any) -> Any:
+    def run_layer(loaded: LoadedModel, layer: int, stream: torch.Tensor, *a: Any) -> Any:
         runs.append(len(stream))
-        return real(loaded, layer, stream, *a, **k)
+        return real(loaded, layer, stream, *a)
 
-    monkeypatch.setattr(sweep_module, "through", through)
+    monkeypatch.setattr(scoring, "run_layer", run_layer)
     sweep_module.sweep(llama, text, llama.empty(), grain="layer")
     base, behind = 4, 3 + 2 + 1  # the base's own layers, and those behind each candidate
     assert sum(runs) == (base + behind) * len(text)
@@ -237,22 +239,18 @@ def test_a_layer_muted_whole_is_not_computed(
 
 @pytest.fixture
 def evaluations(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], float]]:
-    """How many candidates have been scored in sweeps of three windows, the masks left out."""
-    scored, masks = [0], [0]
-    real_sums, real_waves = sweep_module.stream_sums, sweep_module._waves
+    """How many candidates have gone through the layers in sweeps of three windows."""
+    scored = [0]
+    real = sweep_module.waves
 
-    def stream_sums(loaded: Any, metric: Any, streams: torch.Tensor, *a: Any, **k: Any) -> Any:
-        scored[0] += len(streams)
-        return real_sums(loaded, metric, streams, *a, **k)
-
-    def waves(*args: Any) -> Any:
-        for names, streams in real_waves(*args):
-            masks[0] += streams.shape[1] if names == [None] else 0
+    def waves(*args: Any, **more: Any) -> Any:
+        for names, streams in real(*args, **more):
+            scored[0] += streams.shape[1] * sum(name is not None for name in names)
             yield names, streams
 
-    monkeypatch.setattr(sweep_module, "stream_sums", stream_sums)
-    monkeypatch.setattr(sweep_module, "_waves", waves)
-    yield lambda: (scored[0] - masks[0]) / 3
+    monkeypatch.setattr(sweep_module, "waves", waves)
+    monkeypatch.setattr(racing, "waves", waves)
+    yield lambda: scored[0] / 3
 
 
 @pytest.mark.parametrize(
@@ -281,8 +279,12 @@ def test_candidate_evaluations(
 ) -> None:
     loaded = model_for(method)
     windows = plain.text(loaded, 3, LENGTH)
-    prune(loaded, windows, loaded.empty(), method=method, remove=remove, **options)
+    run = prune(
+        loaded, windows, loaded.empty(), method=method, remove=remove, early_exit=False, **options
+    )
     assert evaluations() == expected
+    for counted in ([step.layers for step in run.steps], [step.heads for step in run.steps]):
+        assert sum(counted) == expected or (not expected and math.isnan(sum(counted)))
 
 
 def test_block_influence_is_one_pass(

@@ -49,7 +49,7 @@ def attention_first(loaded: LoadedModel) -> list[Unit]:
 def test_order_and_scores_equal_the_plain_way(model_type: str, method: str, metric: str) -> None:
     loaded = plain.tiny(model_type)
     windows, mask = plain.text(loaded, 3, LENGTH), loaded.mask("2.ffn")
-    ours = prune(loaded, windows, mask, method=method, metric=metric, remove=3)
+    ours = prune(loaded, windows, mask, method=method, metric=metric, remove=3, early_exit=False)
     units = all_units(4) if method == "finercut" else attention_first(loaded)
     left = [unit for unit in units if unit not in mask]
     expected = plain.greedy(loaded, windows.ids, left, metric, remove=3, muted=mask, rows=3)
@@ -253,7 +253,8 @@ def test_overlapping_windows_keep_one_definition(llama: LoadedModel, method: str
 def test_a_model_that_cannot_be_replayed(llama: LoadedModel, text: Windows, method: str) -> None:
     whole = dataclasses.replace(llama, not_replayable="a test says so")
     ours, theirs = (
-        prune(each, text, llama.empty(), method=method, remove=3) for each in (whole, llama)
+        prune(each, text, llama.empty(), method=method, remove=3, early_exit=False)
+        for each in (whole, llama)
     )
     assert ours.removed == theirs.removed
     for step, other in zip(ours.steps, theirs.steps, strict=True):

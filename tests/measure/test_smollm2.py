@@ -91,6 +91,15 @@ def plain_nll(loaded: LoadedModel, text: Windows, units: Iterable[Unit]) -> floa
     return total / (len(text) * (LENGTH - 1))
 
 
+def narrowed(loaded: LoadedModel, some: list[Unit]) -> LoadedModel:
+    """The model as if nothing else could be muted."""
+    infos = (
+        dataclasses.replace(info, problem="" if info.unit in some else "left out")
+        for info in loaded.units
+    )
+    return dataclasses.replace(loaded, units=tuple(infos))
+
+
 def test_the_model(loaded: LoadedModel, request: pytest.FixtureRequest) -> None:
     name = {torch.float32: "fp32", torch.bfloat16: "bf16"}[loaded.dtype]
     assert loaded.toggleable() == all_units(DEPTH)
@@ -174,15 +183,7 @@ def test_sweep_scores_at_its_own_batching(fp32: LoadedModel, text: Windows) -> N
 def test_greedy_order_equals_the_plain_way(loaded: LoadedModel, text: Windows) -> None:
     """BlockPruner's order over some units, in bf16 at the same batching."""
     some = [unit(each, DEPTH) for each in ("2.attn", "14.attn", "21.attn", "28.attn", "10.ffn")]
-    others = [each for each in all_units(DEPTH) if each not in some]
-    narrow = dataclasses.replace(
-        loaded,
-        units=tuple(
-            dataclasses.replace(info, problem="left out" if info.unit in others else "")
-            for info in loaded.units
-        ),
-    )
-    ours = prune(narrow, text, loaded.empty(), method="blockpruner", remove=2)
+    ours = prune(narrowed(loaded, some), text, loaded.empty(), method="blockpruner", remove=2)
     gone: list[Unit] = []
     for step in ours.steps[1:]:
         left = [each for each in some if each not in gone]
@@ -191,6 +192,26 @@ def test_greedy_order_equals_the_plain_way(loaded: LoadedModel, text: Windows) -
         best = min(left, key=lambda each: expected[str(each)])
         assert step.removed == [str(best)]
         gone.append(best)
+
+
+def test_early_exit_removes_the_same_at_the_same_score(loaded: LoadedModel) -> None:
+    """To the last bit, in both dtypes, at the batching that a search really has."""
+    few = windows(loaded.tokenizer, "pydoc:check", length=24, samples=4)
+    some = narrowed(loaded, UNITS)
+    run, whole = (
+        prune(some, few, loaded.empty(), method="finercut", remove=2, early_exit=early)
+        for early in (True, False)
+    )
+    assert run.removed == whole.removed
+    for step, full in zip(run.steps[1:], whole.steps[1:], strict=True):
+        lowest = full.scores[full.removed[0]]
+        for each, score in step.scores.items():
+            if step.score_status[each] == "exact":
+                assert score == full.scores[each], each
+            else:
+                assert lowest < score <= full.scores[each], each
+        assert "lower_bound" in step.score_status.values()
+        assert step.heads <= step.layers < full.layers == len(full.scores)
 
 
 @pytest.mark.usefixtures("one_window_at_a_time")

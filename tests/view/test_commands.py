@@ -87,8 +87,9 @@ def test_what_is_not_set_is_left_out_and_zero_is_not_nothing():
 
 TEXT = ("pydoc:search", 2, 16, "")
 SEEDED = ("pydoc:search", 2, 16, "7")
-PRUNE = ("finercut", "kl", 2, "remove", "pydoc:check", "attn", "", "", False, "")
-SAME = ("blockpruner", "perplexity", 1, "remove", "", "both", "", "", False, "")
+FULL = "exact, every score in full"
+PRUNE = ("finercut", "kl", 2, "remove", "pydoc:check", "attn", "", "", False, "", FULL)
+SAME = ("blockpruner", "perplexity", 1, "remove", "", "both", "", "", False, "", "exact")
 
 
 def line_of(pages: Pages, kind: str) -> Any:
@@ -126,6 +127,8 @@ def test_pruning_lines(ready_pages: Pages, form: Any):
     args, run = line_of(ready_pages, "pruning")
     assert (args.method, args.metric, args.remove) == (run.method, run.metric, len(run.steps) - 1)
     assert args.only == ("attn" if form is PRUNE else None)
+    assert args.early_exit == (form is not PRUNE)
+    assert run.options.get("no_early_exit", False) == (form is PRUNE)
     assert args.check_corpus == ("pydoc:check" if form is PRUNE else None)
     assert run.checked_on_search_text == (form is not PRUNE)
 
@@ -134,15 +137,39 @@ def test_pruning_lines(ready_pages: Pages, form: Any):
     ("form", "expected"),
     [
         (
-            ("finercut", "js", 12.5, "remove_params", "", "both", "0,3.ffn", "0.3", True, ""),
+            (
+                "finercut",
+                "js",
+                12.5,
+                "remove_params",
+                "",
+                "both",
+                "0,3.ffn",
+                "0.3",
+                True,
+                "",
+                "exact",
+            ),
             {"remove_params": "12.5%", "protect_first_until": 0.3, "as_published": True},
         ),
         (
-            ("random", "random", 30, "remove_kv", "", "both", "", "", False, "5"),
+            ("random", "random", 30, "remove_kv", "", "both", "", "", False, "5", "exact"),
             {"remove_kv": "30%", "method_seed": 5},
         ),
         (
-            ("reverse", "from-end", 0.001, "until_perplexity", "", "both", "", "", False, ""),
+            (
+                "reverse",
+                "from-end",
+                0.001,
+                "until_perplexity",
+                "",
+                "both",
+                "",
+                "",
+                False,
+                "",
+                "exact",
+            ),
             {"until_perplexity": 0.001, "method_seed": 0},
         ),
     ],

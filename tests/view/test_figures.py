@@ -390,8 +390,14 @@ def test_a_unit_that_comes_back_is_no_longer_gone():
 @pytest.mark.parametrize("depth", [3, 126])
 def test_step_map_cells(depth: int):
     figure = step_map(trajectory(depth, 5), step=4)
-    cells = [trace for trace in traces(figure, "heatmap") if trace.text is not None]
-    assert len(cells) == 2
+    every = [trace for trace in traces(figure, "heatmap") if trace.text is not None]
+    cells, pale = every[::2], every[1::2]
+    assert [trace.opacity for trace in cells + pale] == [1, 1, 0.4, 0.4]
+    for trace, bounds in zip(cells, pale, strict=True):  # a bound is never drawn as a score
+        drawn = [np.isfinite(np.array(each.z, dtype=float)) for each in (trace, bounds)]
+        assert drawn[0].any() and drawn[1].any() and not (drawn[0] & drawn[1]).any()
+        assert all("at least" in bounds.text[row][at] for row, at in np.argwhere(drawn[1]))
+        assert not any("at least" in trace.text[row][at] for row, at in np.argwhere(drawn[0]))
     for trace, kind in zip(cells, KINDS, strict=True):
         assert np.array(trace.z).shape == (5, depth)
         assert list(trace.customdata[3][2]) == [4, f"2.{kind}"]

@@ -34,6 +34,7 @@ FORM: dict[str, Any] = {
     "bar": "",
     "published": False,
     "seed": "",
+    "search": "exact",
 }
 TEXT = ("pydoc:search", 2, 16, "")
 
@@ -304,6 +305,7 @@ def test_what_has_the_model_measures_under_the_present_mask(
         ("prune-go", (*{**FORM, "protect": "x"}.values(), *TEXT), "is not a unit"),
         ("prune-go", (*{**FORM, "bar": "x"}.values(), *TEXT), "share to bar first layers by must"),
         ("prune-go", (*{**FORM, "seed": "1.5"}.values(), *TEXT), "ay the method.*s seed"),
+        ("prune-go", (*{**FORM, "search": "x"}.values(), *TEXT), "hoose a search: exact, "),
         ("prune-cancel", (), "o run is going on"),
     ],
 )
@@ -476,7 +478,7 @@ def test_the_estimate_is_the_paces(paced: Wiring, session: Session):
     words = pruning.estimate(paced, session, FORM, *TEXT)
     # Units 0, 2 and 3 have both kinds left, 1 has its FFN: 4 + 4+4 + 3 + 2+2 + 1+1 layers a token,
     # 32 tokens, and then six sevenths of it: 672 s + 576 s. Three perplexities of four layers: 384.
-    assert words.endswith("**About 27 min** here for 2 units.")
+    assert words.endswith("**At most 27 min** here for 2 units.")
     one = {**FORM, "only": "attn", "amount": 1, "check": pruning.SAME}
     only = pruning.estimate(paced, session, one, *TEXT)
     # 4 + 4 + 2 + 1 layers: 352 s, and two perplexities: 256 s.

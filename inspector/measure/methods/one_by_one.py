@@ -21,12 +21,17 @@ def propose(search: Search, mask: Mask, progress: Progress) -> Iterator[Proposal
     known: dict[Group, float] = {}
     for gone in range(search.steps):
         allowed = search.allowed(left, gone)
-        fresh = search.row.way == "iterative" or not gone
-        if fresh:
-            known = scored(search, mask, allowed, part(progress, gone, 1, search.steps))
+        if search.row.way == "iterative" or not gone:
+            here = part(progress, gone, 1, search.steps)
+            found = scored(search, mask, allowed, here, before=known)
+            known = found.scores
+            status = {group: found.status(group) for group in allowed}
+            effort = found.layers, found.heads
+        else:
+            status, effort = dict.fromkeys(allowed, "stale"), (0.0, 0.0)
         scores = {group: known[group] for group in allowed}
         chosen = lowest(search, allowed, scores)
-        found = Proposal(by_unit(scores), fresh, list(chosen), [])
-        yield found
-        mask = found.applied(mask)
+        step = Proposal(by_unit(scores), by_unit(status), list(chosen), [], *effort)
+        yield step
+        mask = step.applied(mask)
         left.remove(chosen)

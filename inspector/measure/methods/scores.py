@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 
 from inspector.jobs import Progress
 from inspector.measure.methods.choices import Group
-from inspector.measure.methods.search import Search, need_layers
+from inspector.measure.methods.search import Measured, Search, need_layers
 from inspector.measure.methods.taylor import layer_parameters, taylor
+from inspector.measure.metrics import METRICS
+from inspector.measure.racing import race
 from inspector.measure.scoring import groups as window_groups
 from inspector.measure.scoring import memory_levers, through
 from inspector.measure.similarity import similarity
@@ -25,10 +27,19 @@ Scores = dict[Group, float]
 NOTE = "measuring how much each layer does"
 
 
-def scored(search: Search, mask: Mask, groups: Sequence[Group], progress: Progress) -> Scores:
+def scored(
+    search: Search,
+    mask: Mask,
+    groups: Sequence[Group],
+    progress: Progress,
+    *,
+    before: Mapping[Group, float] | None = None,
+) -> Measured:
     """Every candidate's score under the mask by the search's metric; lower goes first.
 
-    `METHODS` says for each method what the score is; NaN where it is not defined.
+    `METHODS` says for each method what the score is; NaN where it is not defined. By a divergence,
+    a method that scores anew every time needs the lowest alone: the others may be lower bounds.
+    `before` are earlier scores, which tell where to begin.
 
     Raises:
         ResultError: the score needs a model that runs layer by layer.
@@ -38,7 +49,35 @@ def scored(search: Search, mask: Mask, groups: Sequence[Group], progress: Progre
     def without_partial(done: float, total: float, note: str = "", partial: object = None) -> None:
         progress(done, total)  # what is under way is not the kind of result that a run has
 
-    return SCORERS.get(search.metric, _swept)(search, mask, groups, without_partial)
+    if search.metric in SCORERS:
+        return Measured(SCORERS[search.metric](search, mask, groups, without_partial))
+    if search.races:
+        return _raced(search, mask, groups, without_partial, before or {})
+    count = len(groups)
+    return Measured(
+        _swept(search, mask, groups, without_partial), layers=float(count), heads=float(count)
+    )
+
+
+def _raced(
+    search: Search,
+    mask: Mask,
+    groups: Sequence[Group],
+    progress: Progress,
+    before: Mapping[Group, float],
+) -> Measured:
+    """The divergence without each candidate; in full for the lowest one at least."""
+    found = race(
+        search.loaded,
+        search.windows,
+        mask,
+        groups,
+        metric=METRICS[search.metric],
+        early_exit=search.early_exit,
+        promising=sorted(before, key=lambda group: before[group]),
+        progress=progress,
+    )
+    return Measured(found.scores, found.bounds, found.layers, found.heads)
 
 
 def _swept(search: Search, mask: Mask, groups: Sequence[Group], progress: Progress) -> Scores:

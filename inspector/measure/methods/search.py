@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from inspector.errors import MaskError, ResultError
 from inspector.measure.corpus import Windows
 from inspector.measure.methods import Method
 from inspector.measure.methods.choices import Group
+from inspector.measure.metrics import DIVERGENCES
 from inspector.model.loaded import LoadedModel
 from inspector.units import KINDS, Mask, Unit
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class Search:
     as_published: bool = False
     protect_first_until: float | None = None
     seed: int = 0
+    early_exit: bool = True
 
     @property
     def options(self) -> dict[str, Any]:
@@ -36,7 +40,13 @@ class Search:
             "as_published": self.as_published,
             "protect_first_until": self.protect_first_until,
             "seed": self.seed if self.metric == "random" else None,
+            "no_early_exit": self.races and not self.early_exit,
         }
+
+    @property
+    def races(self) -> bool:
+        """Whether each step only has to find the lowest divergence, as `measure.racing` does."""
+        return self.row.way == "iterative" and self.metric in DIVERGENCES
 
     def allowed(self, left: Sequence[Group], gone: int) -> list[Group]:
         """The candidates out of `left` that may go after `gone` removals."""
@@ -45,26 +55,48 @@ class Search:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """Candidates' scores under a mask.
+
+    Those of `bounds` are lower bounds, of candidates that cannot be the lowest. `layers` and
+    `heads` say how many candidates' worth of text went through the layers and through the head;
+    NaN where a score does not take candidates one by one.
+    """
+
+    scores: dict[Group, float]
+    bounds: frozenset[Group] = frozenset()
+    layers: float = math.nan
+    heads: float = math.nan
+
+    def status(self, group: Group) -> str:
+        """One of `results.trajectory.STATUSES`."""
+        return "lower_bound" if group in self.bounds else "exact"
+
+
+@dataclass(frozen=True)
 class Proposal:
     """What a method does next, and why.
 
     `scores` has every candidate's score by unit text; both units of a whole layer carry the
-    layer's. `fresh` tells that they were measured under the mask as it is, and not earlier.
+    layer's. `status` says what each score is, one of `results.trajectory.STATUSES`. `layers` and
+    `heads` are those of `Measured`, 0 where nothing was measured for this step.
     """
 
     scores: dict[str, float]
-    fresh: bool
+    status: dict[str, str]
     removed: list[Unit]
     restored: list[Unit]
+    layers: float = math.nan
+    heads: float = math.nan
 
     def applied(self, mask: Mask) -> Mask:
         """The mask after it."""
         return mask.unmute(self.restored).mute(self.removed)
 
 
-def by_unit(scores: Mapping[Group, float]) -> dict[str, float]:
-    """Scores by unit text: each unit carries that of its group."""
-    return {str(unit): score for group, score in scores.items() for unit in group}
+def by_unit(values: Mapping[Group, Value]) -> dict[str, Value]:
+    """Values by unit text: each unit carries that of its group."""
+    return {str(unit): value for group, value in values.items() for unit in group}
 
 
 def lowest(search: Search, groups: Iterable[Group], scores: Mapping[Group, float]) -> Group:

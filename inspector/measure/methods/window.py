@@ -33,7 +33,7 @@ def propose(search: Search, mask: Mask, progress: Progress) -> Iterator[Proposal
         wanted = [unit for group in best for unit in group]
         yield Proposal(
             scores=by_unit(scores),
-            fresh=n == 1,
+            status=dict.fromkeys(by_unit(scores), "exact" if n == 1 else "stale"),
             removed=[unit for unit in wanted if unit not in gone],
             restored=sorted(gone - set(wanted)),
         )

@@ -51,9 +51,9 @@ def step_map(trajectory: Trajectory, *, step: int | None = None) -> go.Figure:
     hundred times the others, so a common or unclipped scale would show two colours; within a step
     and below its quartile is where the choice is made. Hover and CSV give the scores themselves.
 
-    A cross marks what a step removed, hatching what was gone before it, a ring what it brought
-    back; a chevron marks a score that is a lower bound, a dash one that is carried over. The row
-    `step` is framed. `customdata` of a cell is [step, unit text].
+    A cross marks what a step removed, hatching what was gone before, a ring what it brought back, a
+    chevron and a pale colour a lower bound, a dash a score that is carried over; `step` is framed.
+    `customdata` of a cell is [step, unit text].
     """
     grid = step_grid(trajectory)
     depth, panels = trajectory.depth, len(grid.kinds)
@@ -109,7 +109,10 @@ def _draw_panel(
 
 
 def _panel(grid: StepGrid, kind: str, *, bar: bool) -> Iterator[Any]:
-    yield _cells(grid, kind, bar=bar)
+    bounds = grid.status[kind] == STATUSES.index("lower_bound")
+    yield _cells(grid, kind, ~bounds, bar=bar)
+    if bounds.any():
+        yield _cells(grid, kind, bounds, opacity=0.4)
     if grid.gone[kind].any():
         yield from _gone(grid, kind)
     if any(split(unit)[1] == kind for _, unit in grid.removed):
@@ -118,9 +121,10 @@ def _panel(grid: StepGrid, kind: str, *, bar: bool) -> Iterator[Any]:
         yield _rings(grid, kind)
 
 
-def _cells(grid: StepGrid, kind: str, *, bar: bool) -> go.Heatmap:
-    gone = grid.gone[kind]
-    shade = np.where(gone, np.nan, grid.shade[kind])
+def _cells(
+    grid: StepGrid, kind: str, where: np.ndarray, *, bar: bool = False, opacity: float = 1.0
+) -> go.Heatmap:
+    shade = np.where(where & ~grid.gone[kind], grid.shade[kind], np.nan)
     texts = [
         [
             STATUS_WORDS[STATUSES[status]] + number(score) if status >= 0 else ""
@@ -128,7 +132,6 @@ def _cells(grid: StepGrid, kind: str, *, bar: bool) -> go.Heatmap:
         ]
         for scores, statuses in zip(grid.score[kind], grid.status[kind], strict=True)
     ]
-    place = "<br>place in its step: %{z:.2f}"
     return go.Heatmap(
         x=np.arange(shade.shape[1]),
         y=grid.steps,
@@ -139,8 +142,9 @@ def _cells(grid: StepGrid, kind: str, *, bar: bool) -> go.Heatmap:
         zmin=0.0,
         zmax=1.0,
         hoverongaps=False,
-        hovertemplate=_hover(kind) + "score: %{text}" + place + "<extra></extra>",
+        hovertemplate=_hover(kind) + "score: %{text}<br>place in its step: %{z:.2f}<extra></extra>",
         showscale=bar,
+        opacity=opacity,
         colorbar=_bar() if bar else None,
         **_gaps(shade.shape),
     )

@@ -51,7 +51,7 @@ const stops = () => SCALES[props.value.measure && props.value.measure.signed
   ? 'signed' : 'one_sided'];
 
 // The middle of a signed scale is 0, so both its sides run as far as the farther end.
-function colour(score) {
+function colour(score, light = false) {
   const measure = props.value.measure;
   let [low, high] = measure.range;
   if (measure.signed) {
@@ -62,7 +62,9 @@ function colour(score) {
   const place = clamp((score - low) / ((high - low) || 1), 0, 1) * (list.length - 1);
   const left = Math.min(Math.floor(place), list.length - 2);
   const mix = list[left].map((part, i) => part + (place - left) * (list[left + 1][i] - part));
-  return stale ? faded(mix) : `rgb(${mix.map(Math.round).join(',')})`;
+  if (stale) return faded(mix);
+  const parts = mix.map(Math.round).join(',');
+  return light ? `rgba(${parts},0.6)` : `rgb(${parts})`;
 }
 
 // Colours that belong to another mask: nearly grey, and the page shines through.
@@ -82,11 +84,14 @@ function staleReason() {
 
 // ---- words -------------------------------------------------------------------------------------
 
+// What stands before a score that is not what its number says: a bound, or an earlier one.
+const markOf = unit => ((props.value.measure || {}).marks || {})[unit] || '';
+
 function scoreText(unit) {
   const score = scoreOf(unit);
   const measure = props.value.measure;
   if (score === null || !measure) return '';
-  return `${short(score)}${measure.unit ? ' ' + measure.unit : ''}`;
+  return `${markOf(unit)}${short(score)}${measure.unit ? ' ' + measure.unit : ''}`;
 }
 
 function cellLabel(row, layer) {
@@ -127,7 +132,7 @@ function paintCell(row, layer) {
   button.classList.toggle('ig-off', muted.has(unit));
   button.classList.toggle('ig-fixed', isFixed(unit));
   if (score === null) button.style.removeProperty('--ig-colour');
-  else button.style.setProperty('--ig-colour', colour(score));
+  else button.style.setProperty('--ig-colour', colour(score, Boolean(markOf(unit))));
   button.setAttribute('aria-checked', String(!muted.has(unit)));
   button.setAttribute('aria-label', cellLabel(row, layer));
   if (isFixed(unit)) button.setAttribute('aria-disabled', 'true');

@@ -10,6 +10,7 @@ from inspector.errors import InspectorError
 from inspector.measure.budget import Budget
 from inspector.measure.methods import METHODS, NO_TEXT, WAYS, Method, method_named
 from inspector.measure.methods.choices import Group, choices, reach
+from inspector.measure.metrics import DIVERGENCES
 from inspector.measure.pruning import prune
 from inspector.units import KINDS, Mask, all_units
 from inspector.view import figures
@@ -31,9 +32,15 @@ BY_GRAIN = sorted(METHODS.values(), key=lambda row: row.grain == "layer")
 """The methods that remove units, then those that remove whole layers."""
 STOPS = ("remove", "remove_params", "remove_kv", "until_perplexity")
 FORM = (
-    "method", "metric", "amount", "stop", "check", "only", "protect", "bar", "published", "seed"
+    "method", "metric", "amount", "stop", "check", "only", "protect", "bar", "published", "seed",
+    "search",
 )  # fmt: skip
 """The fields of the form, in the order in which handlers get them; the text's come after them."""
+SEARCHES: dict[str, dict[str, Any]] = {
+    "exact": {},
+    "exact, every score in full": {"early_exit": False},
+}
+"""How thoroughly candidates are scored, as arguments of `prune`."""
 
 
 def bounds(form: dict[str, Any]) -> dict[str, Any]:
@@ -60,6 +67,8 @@ def asked(form: dict[str, Any], card: Card) -> dict[str, Any]:
     """
     row = method_named(form["method"])
     seed = number(form["seed"], "the method's seed")
+    if form["search"] not in SEARCHES:
+        raise InspectorError(f"choose a search: {', '.join(SEARCHES)}.")
     return {
         "method": row.name,
         "metric": row.metric(form["metric"]),
@@ -68,6 +77,7 @@ def asked(form: dict[str, Any], card: Card) -> dict[str, Any]:
         "protect_first_until": number(form["bar"], "the share to bar first layers by"),
         "as_published": bool(form["published"]),
         "seed": 0 if seed is None else whole(seed, "the method's seed", 0),
+        **SEARCHES[form["search"]],
     }
 
 
@@ -86,13 +96,14 @@ def start(wiring: Wiring, session: Session, form: dict[str, Any], *text: Any) ->
         return prune(loaded, windows, mask, **stop, **arguments, check=other, progress=progress)
 
     named = {**arguments, "protect": str(arguments["protect"])}
+    named["method_seed"] = named.pop("seed") or None
+    named["no_early_exit"] = not named.pop("early_exit", True)
     line = command(
         "prune",
         card,
         str(mask),
         **stop,
-        **{name: value for name, value in named.items() if name != "seed"},
-        method_seed=arguments["seed"] or None,
+        **named,
         check_corpus=check,
         **options_of(options),
     )
@@ -150,7 +161,8 @@ def _time(wiring: Wiring, session: Session, form: dict[str, Any], *text: Any) ->
         return ""
     if metric != "perplexity" or row.way != "iterative" or form["check"] not in (None, "", SAME):
         seconds += (steps + 1) * pace.perplexity(tokens)
-    exact = form["stop"] == "remove"
+    full = row.way != "iterative" or metric not in DIVERGENCES or "early_exit" in arguments
+    exact = form["stop"] == "remove" and full
     what = row.grain if steps == 1 else f"{row.grain}s"
     return f"**{'About' if exact else 'At most'} {duration(seconds)}** here for {steps} {what}."
 
@@ -211,7 +223,8 @@ def _fields(first: Method) -> list[Any]:
         bar = gr.Textbox(label="Bar first layers by share", placeholder="FinerCut's -x: 0.4")
         seed = gr.Textbox(label="Method's seed", placeholder="0; for random", min_width=100)
         published = gr.Checkbox(False, label="As in the authors' code", min_width=150)
-    return [method, metric, amount, stop, check, only, protect, bar, published, seed]
+        search = gr.Dropdown(list(SEARCHES), value="exact", label="Search", min_width=190)
+    return [method, metric, amount, stop, check, only, protect, bar, published, seed, search]
 
 
 def build(wiring: Wiring, sidebar: Sidebar, redraw_mask: tuple[str, ...]) -> None:

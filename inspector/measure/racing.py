@@ -1,0 +1,263 @@
+"""Which of many candidates costs least, without measuring the others to the end.
+
+A divergence is a sum of parts that are never below 0. A candidate whose sum so far is above the
+whole sum of another is therefore out, whatever the rest of the text says: an exact search is left
+with the very same candidate, at the same score, and with lower bounds of the others.
+
+The few that look best go over the whole text first. The others follow a few windows at a time,
+those first in which the best of the few has lost most, and those that are out stay behind: they
+save their layers from then on. Within these windows the tokens go through the head in the same
+order, and candidates drop out between pieces of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from inspector.errors import MaskError
+from inspector.jobs import Progress, silent
+from inspector.measure.corpus import Windows
+from inspector.measure.metrics import Metric
+from inspector.measure.scoring import (
+    filled,
+    groups,
+    head_tokens,
+    head_work,
+    memory_levers,
+    ready,
+    steady_rows,
+    ticker,
+    token_values,
+    untouched,
+    window_sums,
+)
+from inspector.measure.sweep import NOTE, STREAM_BYTES, Candidate, waves, work
+from inspector.model.loaded import LoadedModel
+from inspector.model.replay import record, to_logits
+from inspector.units import Mask
+
+GROUPS = 4
+"""A short text is cut into at least so many groups of windows, so that there is what to save."""
+
+LEADERS = 4
+"""So many go over the whole text first at most; as many as fill a pass through a layer."""
+
+
+@dataclass(frozen=True)
+class Raced:
+    """What a race has found.
+
+    `scores` are means over all tokens (windows, for a windowed metric) of the text; those of
+    `bounds` are lower bounds, of candidates that were out before its end. `layers` and `heads` say
+    what it took: candidates' windows that went through the layers, and tokens through the head,
+    each as a multiple of the whole text.
+    """
+
+    scores: dict[Candidate, float]
+    bounds: frozenset[Candidate]
+    layers: float
+    heads: float
+
+
+def race(
+    loaded: LoadedModel,
+    windows: Windows,
+    mask: Mask,
+    chosen: Sequence[Candidate],
+    *,
+    metric: Metric,
+    early_exit: bool = True,
+    promising: Sequence[Candidate] = (),
+    progress: Progress = silent,
+    stream_bytes: int = STREAM_BYTES,
+) -> Raced:
+    """The candidates' divergences under the mask, in full for the lowest one at least.
+
+    A candidate that costs as little as the lowest one is measured in full, too. All passes have the
+    same shape, so that a score is the same to the last bit whichever others are measured with it;
+    but not where a layer mixes its rows, as a mixture of experts does.
+
+    Args:
+        loaded: the model.
+        windows: the text, [W, T] token ids.
+        mask: what is muted already.
+        chosen: the candidates, in the order of the forward pass.
+        metric: a divergence: a metric `against_logits`.
+        early_exit: without it every candidate is measured in full.
+        promising: candidates, those first that probably cost least; unknown ones may be missing.
+        progress: called after every few windows.
+        stream_bytes: bound on the candidates' streams held at once.
+
+    Raises:
+        MaskError: there is no window.
+        OutOfMemory: names the levers.
+    """
+    if not len(windows):
+        raise MaskError("there is no window of text to measure on.")
+    going = _Race(loaded, windows, mask, chosen, metric, early_exit, stream_bytes, progress)
+    with memory_levers(windows.ids.shape[1]):
+        if early_exit:
+            going.take_the_lead(promising)
+        for number in going.by_worth():
+            going.go(number, chosen)
+    return going.result()
+
+
+class _Race:
+    """The state of a race: what every candidate has cost so far."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        windows: Windows,
+        mask: Mask,
+        chosen: Sequence[Candidate],
+        metric: Metric,
+        early_exit: bool,
+        stream_bytes: int,
+        progress: Progress,
+    ) -> None:
+        self.loaded, self.mask, self.chosen = loaded, mask, chosen
+        self.metric, self.early_exit, self.stream_bytes = metric, early_exit, stream_bytes
+        self.count, self.length = windows.ids.shape
+        tokens = min(256, windows.ids.numel() // GROUPS)
+        self.groups = list(groups(windows.ids, tokens=tokens))
+        self.parts: dict[Candidate, dict[int, float]] = {each: {} for each in chosen}
+        """What each window has added, by the window's number."""
+        self.out: set[Candidate] = set()
+        self.ended: set[Candidate] = set()
+        self.best = math.inf
+        """The least sum of those that have come to the end."""
+        self.worth: dict[int, torch.Tensor] = {}
+        """By group: what each of its tokens has cost one of the best, [w * T]."""
+        self.through_layers = self.through_head = 0
+        self.tick = ticker(progress, self.count * work(loaded, chosen), NOTE)
+
+    def take_the_lead(self, promising: Sequence[Candidate]) -> None:
+        """Measure a few in full: those that look best, at first by a single group of windows."""
+        left = [each for each in promising if each in self.parts]
+        if not left:
+            self.go(0, self.chosen)
+            left = sorted(self.chosen, key=self.total)
+        room = steady_rows(self.loaded.dtype, self.length) // len(self.groups[0][1])
+        first = set(left[: max(1, min(LEADERS, room))])
+        for number in range(len(self.groups)):
+            self.go(number, [each for each in self.chosen if each in first])
+
+    def by_worth(self) -> list[int]:
+        """The groups, those first in which one of the best has lost most."""
+        return sorted(
+            range(len(self.groups)),
+            key=lambda number: -float(self.worth[number].sum()) if number in self.worth else 0.0,
+        )
+
+    def total(self, each: Candidate) -> float:
+        """The sum of what its windows have added; the same in whatever order they came."""
+        return math.fsum(self.parts[each].values())
+
+    def go(self, number: int, candidates: Iterable[Candidate]) -> None:
+        """Measure on a group those candidates that can still be the lowest."""
+        first, ids = self.groups[number]
+        if self.early_exit:
+            self.out |= {each for each in self.chosen if self.total(each) > self.best}
+        left = [
+            each for each in candidates if each not in self.out and first not in self.parts[each]
+        ]
+        if not left:
+            return
+        reference = untouched(self.loaded, ids)
+        if self.loaded.not_replayable:
+            for each in left:
+                self._plainly(number, each, reference)
+            return
+        known = ready(self.loaded, reference).flatten(0, 1)
+        base, calls = record(self.loaded, ids)
+        found = waves(
+            self.loaded, base, calls, self.mask, left, self.stream_bytes, steady=True, own=False,
+            tick=self.tick,
+        )  # fmt: skip
+        for wave, streams in found:
+            self._head(number, [each for each in wave if each], streams, known)
+
+    def _plainly(self, number: int, each: Candidate, reference: torch.Tensor) -> None:
+        """By whole forward passes, where layers cannot be run one by one."""
+        first, ids = self.groups[number]
+        sums = window_sums(self.loaded, self.metric, ids, self.mask.mute(each), reference)
+        self.through_layers += len(ids)
+        self.through_head += ids.numel()
+        self._put(each, first, sums)
+        self._end(each)
+        self.tick(len(ids) * (self.loaded.depth + head_work(self.loaded)))
+
+    @torch.no_grad()
+    def _head(
+        self,
+        number: int,
+        wave: Sequence[Candidate],
+        streams: torch.Tensor,
+        known: torch.Tensor,
+    ) -> None:
+        """From what left the last layer, [n, w, T, H], to what the windows add.
+
+        `known` is the untouched model's, ready for the head, [w * T, H].
+        """
+        first, ids = self.groups[number]
+        self.through_layers += len(ids) * len(wave)
+        here = ready(self.loaded, streams.flatten(0, 1)).view(len(wave), *known.shape)
+        values = torch.zeros(here.shape[:2], dtype=torch.float64)
+        alive = torch.arange(len(wave))
+        size = head_tokens(self.loaded.dtype)
+        at_once = max(1, min(ids.numel(), size // 4))
+        for piece in self._tokens(number, ids.numel()).split(at_once):
+            alive = alive[[wave[row] not in self.out for row in alive.tolist()]]
+            if not len(alive):
+                return
+            places = filled(piece, at_once).to(known.device)
+            logits = to_logits(self.loaded, known[places].unsqueeze(0))
+            against = self.metric.prepare(logits[0].float())
+            for some in alive.split(max(1, size // at_once)):
+                rows = filled(some, max(1, size // at_once)).to(known.device)
+                logits = to_logits(self.loaded, here[rows[:, None], places])
+                found = token_values(self.metric, logits, against)
+                values[some[:, None], piece] = found[: len(some), : len(piece)]
+                self.through_head += len(some) * len(piece)
+                self.tick(head_work(self.loaded) * len(some) * len(piece) / self.length)
+            sums = values.view(len(wave), len(ids), self.length).sum(2)
+            for row in alive.tolist():
+                self._put(wave[row], first, sums[row])
+        for row in alive.tolist():
+            self._end(wave[row])
+        self.worth.setdefault(number, values[alive[values[alive].sum(1).argmin()]])
+
+    def _tokens(self, number: int, count: int) -> torch.Tensor:
+        """The tokens of a group, those first that have cost one of the best most."""
+        if number not in self.worth:
+            return torch.arange(count)
+        return self.worth[number].argsort(descending=True)
+
+    def _put(self, each: Candidate, first: int, sums: torch.Tensor) -> None:
+        """Take over what a group's windows have added, their sums over tokens so far [w]."""
+        for window, value in enumerate(sums.tolist(), start=first):
+            self.parts[each][window], _ = self.metric.of_window(value, self.length)
+        if self.early_exit and self.total(each) > self.best:
+            self.out.add(each)
+
+    def _end(self, each: Candidate) -> None:
+        """A candidate has come to the end of a group, and perhaps of the text."""
+        if len(self.parts[each]) == self.count:
+            self.ended.add(each)
+            self.best = min(self.best, self.total(each))
+
+    def result(self) -> Raced:
+        """What has been found."""
+        count = self.count * self.metric.of_window(0.0, self.length)[1]
+        return Raced(
+            scores={each: self.total(each) / count for each in self.chosen},
+            bounds=frozenset(self.chosen) - self.ended,
+            layers=self.through_layers / self.count,
+            heads=self.through_head / (self.count * self.length),
+        )
