@@ -137,6 +137,19 @@ LOOK: tuple[Command, ...] = (
                 "are then lower bounds",
             ),
             argument(
+                "--search",
+                choices=("exact", "lazy"),
+                default="exact",
+                help="lazy: at every step score anew only what earlier scores do not rule out, an "
+                "approximation; default: exact",
+            ),
+            argument(
+                "--verify",
+                action="store_true",
+                help="search the last step of a lazy run exactly, too, and say whether the same "
+                "goes",
+            ),
+            argument(
                 "--method-seed",
                 metavar="S",
                 type=int,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from inspector.cli.inputs import check_text, loaded_model, search_text
 from inspector.cli.output import emit
 from inspector.measure.budget import Budget
-from inspector.measure.methods import method_named
+from inspector.measure.methods import check_lazy, method_named
 from inspector.units import Mask
 
 if TYPE_CHECKING:
@@ -49,7 +49,9 @@ def prune(args: argparse.Namespace, meter: Meter) -> None:
         "until_perplexity": args.until_perplexity,
     }
     Budget.of(**bounds)  # these before a long load
-    metric = method_named(args.method).metric(args.metric)
+    row = method_named(args.method)
+    metric, lazy = row.metric(args.metric), args.search == "lazy"
+    check_lazy(row, metric, lazy=lazy, verify=args.verify)
     loaded, mask = loaded_model(args, meter)
     from inspector.measure.pruning import prune as run
 
@@ -69,6 +71,8 @@ def prune(args: argparse.Namespace, meter: Meter) -> None:
         as_published=args.as_published,
         seed=args.method_seed,
         early_exit=args.early_exit,
+        lazy=lazy,
+        verify=args.verify,
         check=check,
         progress=meter.phase("pruning"),
     )

@@ -123,7 +123,7 @@ def trajectory(result: Trajectory) -> str:
         ]
         for step in result.steps
     ]
-    title = f"{result.method} by {result.metric}; {printable(_checked(result), lines=False)}"
+    title = f"{result.search} by {result.metric}; {printable(_checked(result), lines=False)}"
     if not result.finished:
         title += "; not finished"
     if partly:

@@ -6,12 +6,13 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from inspector.jobs import Progress, silent
+from inspector.jobs import Progress, part, silent
 from inspector.measure.budget import Budget, Share, Size
 from inspector.measure.corpus import Windows
-from inspector.measure.methods import method_named, one_by_one, window
+from inspector.measure.methods import check_lazy, method_named, one_by_one, window
 from inspector.measure.methods.choices import Group, choices, reach
-from inspector.measure.methods.search import Proposal, Search, check_bars
+from inspector.measure.methods.scores import scored
+from inspector.measure.methods.search import Proposal, Search, check_bars, lowest
 from inspector.measure.perplexity import losses, overlapping, summary
 from inspector.model.loaded import LoadedModel
 from inspector.results.trajectory import Step, Trajectory
@@ -42,6 +43,8 @@ def prune(
     as_published: bool = False,
     seed: int = 0,
     early_exit: bool = True,
+    lazy: bool = False,
+    verify: bool = False,
     check: Windows | None = None,
     progress: Progress = silent,
 ) -> Trajectory:
@@ -66,6 +69,9 @@ def prune(
         seed: of methods that draw at random.
         early_exit: where a method goes by a divergence anew at every step, leave a candidate alone
             once it cannot be the lowest: the same units go, the others' scores are lower bounds.
+        lazy: score anew at every step only what earlier scores do not rule out (an approximation;
+            see `methods.lazily`).
+        verify: at the end of a lazy run, search its last step exactly, too.
         check: the text of the perplexity recorded along the way; the search text by default.
         progress: called between pieces of work, with the `Trajectory` so far as `partial`.
 
@@ -74,7 +80,8 @@ def prune(
 
     Raises:
         MaskError: no bound is given, none can be met, or nothing is left that may go.
-        ResultError: unknown method or metric, or one that needs a model that runs layer by layer.
+        ResultError: unknown method or metric, one that needs a model that runs layer by layer, or
+            one that cannot search lazily.
         OutOfMemory: names the levers.
     """
     row = method_named(method)
@@ -85,6 +92,7 @@ def prune(
         until_perplexity=until_perplexity,
     )
     goal = row.metric(metric)
+    check_lazy(row, goal, lazy=lazy, verify=verify)
     loaded.check(mask)
     groups = choices(row, loaded.toggleable(), mask, only=only, protect=protect)
     sizes = [_size(loaded, group) for group in reach(row, groups, mask)]
@@ -99,6 +107,8 @@ def prune(
         protect_first_until=protect_first_until,
         seed=seed,
         early_exit=early_exit,
+        lazy=lazy,
+        verify=verify,
     )
     check_bars(search)
     asked = {"only": only, "protect": str(protect or ""), **search.options}
@@ -130,10 +140,11 @@ def _run(
         options=options,
     )
     proposals = PROPOSE[search.row.way](search, mask, progress)
+    found, before = None, mask
     while step.step < count and not budget.met(start, step, _total(loaded)):
         begun, number = time.perf_counter(), step.step + 1
         progress(step.step, count, f"step {number} of {count}", run)
-        found = next(proposals)
+        found, before = next(proposals), mask
         mask = found.applied(mask)
         value = _known(search, found, check)
         value = _perplexity(loaded, check, mask) if value is None else value
@@ -142,7 +153,21 @@ def _run(
         run = replace(run, steps=[*run.steps, step], provenance=stamp)
         gone = Mask(mask.depth, frozenset(found.removed))
         progress(number, count, f"step {number} of {count}: removed {gone}", run)
+    if search.verify and found:
+        progress(step.step, count, f"searching step {step.step} exactly", run)
+        verified = {"step": step.step, **_exactly(search, before, found, progress)}
+        run = replace(run, verified=verified)
     return replace(run, finished=True)
+
+
+def _exactly(
+    search: Search, mask: Mask, found: Proposal, progress: Progress
+) -> dict[str, list[str] | bool]:
+    """What the exact search removes where `found` was proposed, and whether it is the same."""
+    groups = [group for group in search.groups if str(group[0]) in found.scores]
+    end = part(progress, search.steps, 0, search.steps)
+    chosen = lowest(search, groups, scored(search, mask, groups, end).scores)
+    return {"removed": [str(unit) for unit in chosen], "same": list(chosen) == found.removed}
 
 
 def _size(loaded: LoadedModel, group: Group) -> Size:

@@ -206,6 +206,7 @@ def _options(run: Trajectory) -> str:
     return "".join(
         f", {name.replace('_', ' ')}" + ("" if value is True else f" {value}")
         for name, value in options.items()
+        if name != "no_early_exit"  # it changes nothing in what goes
     )
 
 

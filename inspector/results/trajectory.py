@@ -61,7 +61,9 @@ class Trajectory(Result):
     (`provenance.corpus`) unless another was asked for, and figures say which. `finished` is False
     for a run that was cancelled or is still going on. `options` are those of `measure.pruning` that
     were not left at their defaults: only, protect, protect_first_until, as_published,
-    no_early_exit, and the seed of a method that draws at random.
+    no_early_exit, lazy, and the seed of a method that draws at random. `verified` says, of a lazy
+    run that was to be checked, what an exact search removes at its last `step` (`removed`), and
+    whether it is the `same`.
     """
 
     kind: ClassVar[str] = "trajectory"
@@ -72,10 +74,22 @@ class Trajectory(Result):
     check_corpus: dict[str, Any] = field(default_factory=dict)
     finished: bool = True
     options: dict[str, Any] = field(default_factory=dict)
+    verified: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def _from_json(cls, data: dict[str, Any]) -> Self:
         return super()._from_json({**data, "steps": [Step(**step) for step in data["steps"]]})
+
+    @property
+    def search(self) -> str:
+        """The method; of a lazy search that it is an approximation, and what checking it said."""
+        if not self.options.get("lazy"):
+            return self.method
+        checked = ""
+        if self.verified:
+            goes = "the same" if self.verified["same"] else ", ".join(self.verified["removed"])
+            checked = f"; step {self.verified['step']} searched exactly removes {goes}"
+        return f"{self.method}, lazy (an approximation{checked})"
 
     @property
     def removed(self) -> list[str]:

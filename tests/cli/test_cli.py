@@ -274,6 +274,11 @@ def test_prune(tiny: LoadedModel, capsys: pytest.CaptureFixture[str]) -> None:
             {"method": "random", "remove": 2, "seed": 7},
         ),
         (["--method", "angular", "--remove", "3"], {"method": "angular", "remove": 3}),
+        (["--remove", "2", "--no-early-exit"], {"remove": 2, "early_exit": False}),
+        (
+            ["--remove", "2", "--search", "lazy", "--verify"],
+            {"remove": 2, "lazy": True, "verify": True},
+        ),
     ],
 )
 def test_prune_options_are_the_apis(
@@ -321,6 +326,13 @@ def test_prune_prints_how_much_was_scored_in_full() -> None:
     assert lines[1] == f"Evaluations of the text: {effort}"
     assert lines[3].endswith("scored in full")
     assert lines[5].endswith("2 of 3")
+    lazy = replace(run, options={"lazy": True})
+    assert trajectory(lazy).startswith("finercut, lazy (an approximation) by js; ")
+    for removed, same, words in ((["0.attn"], True, "the same"), (["2.attn"], False, "2.attn")):
+        verified = {"step": 1, "removed": removed, "same": same}
+        assert trajectory(replace(lazy, verified=verified)).startswith(
+            f"finercut, lazy (an approximation; step 1 searched exactly removes {words}) by js; "
+        )
     whole = replace(steps[1], score_status=dict.fromkeys(scores, "exact"))
     assert "in full" not in trajectory(replace(run, steps=[steps[0], whole]))
     carried = replace(steps[1], score_status=dict.fromkeys(scores, "stale"))  # a one-shot method's

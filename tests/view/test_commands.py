@@ -87,6 +87,7 @@ def test_what_is_not_set_is_left_out_and_zero_is_not_nothing():
 
 TEXT = ("pydoc:search", 2, 16, "")
 SEEDED = ("pydoc:search", 2, 16, "7")
+LAZY = "lazy, last step checked"
 FULL = "exact, every score in full"
 PRUNE = ("finercut", "kl", 2, "remove", "pydoc:check", "attn", "", "", False, "", FULL)
 SAME = ("blockpruner", "perplexity", 1, "remove", "", "both", "", "", False, "", "exact")
@@ -157,6 +158,10 @@ def test_pruning_lines(ready_pages: Pages, form: Any):
             {"remove_kv": "30%", "method_seed": 5},
         ),
         (
+            ("finercut", "js", 20, "remove_params", "", "both", "", "", False, "", LAZY),
+            {"search": "lazy", "verify": True, "early_exit": True},
+        ),
+        (
             (
                 "reverse",
                 "from-end",
@@ -182,6 +187,8 @@ def test_lines_of_every_bound_and_choice(ready_pages: Pages, form: Any, expected
     assert found == expected
     assert (args.method, args.metric, args.remove) == (run.method, run.metric, None)
     assert args.protect == run.options.get("protect", "")
+    assert (args.search == "lazy") == run.options.get("lazy", False)
+    assert args.verify == bool(run.verified)
     assert args.as_published == run.options.get("as_published", False)
     assert args.protect_first_until == run.options.get("protect_first_until")
 

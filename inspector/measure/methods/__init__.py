@@ -325,3 +325,19 @@ def method_named(name: str) -> Method:
     if name not in METHODS:
         raise ResultError(f"unknown method {name!r}: choose one of {', '.join(METHODS)}.")
     return METHODS[name]
+
+
+def check_lazy(row: Method, metric: str, *, lazy: bool, verify: bool) -> None:
+    """Refuse a lazy search (`lazily`) where there is nothing to be lazy about.
+
+    Raises:
+        ResultError: says why.
+    """
+    if verify and not lazy:
+        raise ResultError("--verify checks a lazy search: add --search lazy.")
+    swept = metric == "perplexity" or metric not in SCORES
+    if lazy and not (row.way == "iterative" and swept):
+        raise ResultError(
+            f"{row.name} by {metric} does not score candidates one by one at every step: leave out "
+            "--search lazy."
+        )

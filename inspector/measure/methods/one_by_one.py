@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from inspector.jobs import Progress, part
 from inspector.measure.methods.choices import Group
+from inspector.measure.methods.lazily import rescored
 from inspector.measure.methods.scores import scored
 from inspector.measure.methods.search import Proposal, Search, by_unit, lowest
 from inspector.units import Mask
@@ -14,8 +15,9 @@ from inspector.units import Mask
 def propose(search: Search, mask: Mask, progress: Progress) -> Iterator[Proposal]:
     """One removal a step, for at most `search.steps` steps from the mask on.
 
-    An iterative method scores what is left under the mask so far; a one-shot method scores all
-    candidates before its first step and carries the scores over.
+    An iterative method scores what is left under the mask so far, a lazy one only as much of it as
+    `lazily` says; a one-shot method scores all candidates before its first step and carries the
+    scores over.
     """
     left = list(search.groups)
     known: dict[Group, float] = {}
@@ -23,7 +25,10 @@ def propose(search: Search, mask: Mask, progress: Progress) -> Iterator[Proposal
         allowed = search.allowed(left, gone)
         if search.row.way == "iterative" or not gone:
             here = part(progress, gone, 1, search.steps)
-            found = scored(search, mask, allowed, here, before=known)
+            if search.lazy:
+                found = rescored(search, mask, allowed, known, here)
+            else:
+                found = scored(search, mask, allowed, here, before=known)
             known = found.scores
             status = {group: found.status(group) for group in allowed}
             effort = found.layers, found.heads

@@ -77,7 +77,7 @@ def _raced(
         promising=sorted(before, key=lambda group: before[group]),
         progress=progress,
     )
-    return Measured(found.scores, found.bounds, found.layers, found.heads)
+    return Measured(found.scores, found.bounds, layers=found.layers, heads=found.heads)
 
 
 def _swept(search: Search, mask: Mask, groups: Sequence[Group], progress: Progress) -> Scores:

@@ -32,6 +32,8 @@ class Search:
     protect_first_until: float | None = None
     seed: int = 0
     early_exit: bool = True
+    lazy: bool = False
+    verify: bool = False
 
     @property
     def options(self) -> dict[str, Any]:
@@ -41,6 +43,7 @@ class Search:
             "protect_first_until": self.protect_first_until,
             "seed": self.seed if self.metric == "random" else None,
             "no_early_exit": self.races and not self.early_exit,
+            "lazy": self.lazy,
         }
 
     @property
@@ -58,18 +61,22 @@ class Search:
 class Measured:
     """Candidates' scores under a mask.
 
-    Those of `bounds` are lower bounds, of candidates that cannot be the lowest. `layers` and
+    Those of `bounds` are lower bounds, of candidates that cannot be the lowest; those of `stale`
+    are from an earlier step. `layers` and
     `heads` say how many candidates' worth of text went through the layers and through the head;
     NaN where a score does not take candidates one by one.
     """
 
     scores: dict[Group, float]
     bounds: frozenset[Group] = frozenset()
+    stale: frozenset[Group] = frozenset()
     layers: float = math.nan
     heads: float = math.nan
 
     def status(self, group: Group) -> str:
         """One of `results.trajectory.STATUSES`."""
+        if group in self.stale:
+            return "stale"
         return "lower_bound" if group in self.bounds else "exact"
 
 

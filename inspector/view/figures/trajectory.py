@@ -319,7 +319,7 @@ def _frame(figure: go.Figure, grid: StepGrid, step: int | None) -> None:
 
 def _how(trajectory: Trajectory) -> str:
     state = "" if trajectory.finished else "Not finished. "
-    return f"{state}{trajectory.method}: {metric_words(trajectory.metric)} of each candidate"
+    return f"{state}{trajectory.search}: {metric_words(trajectory.metric)} of each candidate"
 
 
 def curve(trajectory: Trajectory, *, step: int | None = None) -> go.Figure:

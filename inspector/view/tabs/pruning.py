@@ -8,7 +8,7 @@ import gradio as gr
 
 from inspector.errors import InspectorError
 from inspector.measure.budget import Budget
-from inspector.measure.methods import METHODS, NO_TEXT, WAYS, Method, method_named
+from inspector.measure.methods import METHODS, NO_TEXT, WAYS, Method, check_lazy, method_named
 from inspector.measure.methods.choices import Group, choices, reach
 from inspector.measure.metrics import DIVERGENCES
 from inspector.measure.pruning import prune
@@ -39,6 +39,8 @@ FORM = (
 SEARCHES: dict[str, dict[str, Any]] = {
     "exact": {},
     "exact, every score in full": {"early_exit": False},
+    "lazy (an approximation)": {"lazy": True},
+    "lazy, last step checked": {"lazy": True, "verify": True},
 }
 """How thoroughly candidates are scored, as arguments of `prune`."""
 
@@ -98,6 +100,7 @@ def start(wiring: Wiring, session: Session, form: dict[str, Any], *text: Any) ->
     named = {**arguments, "protect": str(arguments["protect"])}
     named["method_seed"] = named.pop("seed") or None
     named["no_early_exit"] = not named.pop("early_exit", True)
+    named["search"] = "lazy" if named.pop("lazy", False) else None
     line = command(
         "prune",
         card,
@@ -153,6 +156,7 @@ def _time(wiring: Wiring, session: Session, form: dict[str, Any], *text: Any) ->
     if pace is None or form["amount"] is None:
         return ""
     row, arguments = method_named(form["method"]), asked(form, session.require_card())
+    check_lazy(row, arguments["metric"], lazy="lazy" in arguments, verify="verify" in arguments)
     groups, steps = _plan(session, row, arguments, Budget.of(**bounds(form)))
     options = cut(wiring.bench, *text)
     tokens, metric = options["samples"] * options["length"], arguments["metric"]
@@ -161,8 +165,8 @@ def _time(wiring: Wiring, session: Session, form: dict[str, Any], *text: Any) ->
         return ""
     if metric != "perplexity" or row.way != "iterative" or form["check"] not in (None, "", SAME):
         seconds += (steps + 1) * pace.perplexity(tokens)
-    full = row.way != "iterative" or metric not in DIVERGENCES or "early_exit" in arguments
-    exact = form["stop"] == "remove" and full
+    races = row.way == "iterative" and metric in DIVERGENCES and "early_exit" not in arguments
+    exact = form["stop"] == "remove" and not (races or "lazy" in arguments)
     what = row.grain if steps == 1 else f"{row.grain}s"
     return f"**{'About' if exact else 'At most'} {duration(seconds)}** here for {steps} {what}."
 
