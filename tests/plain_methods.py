@@ -222,3 +222,99 @@ def angular(loaded: LoadedModel, ids: torch.Tensor, remove: int) -> Plan:
         best = min(angle, key=lambda start: angle[start])
         plan.append((texts(layers(range(best, best + n))), on_units(angle)))
     return plan
+
+
+# Searches over whole masks
+
+
+def evolve(
+    loaded: LoadedModel,
+    ids: torch.Tensor,
+    pools: list[list[tuple[Unit, ...]]],
+    count: int,
+    *,
+    seed: int = 0,
+    starts: int = 64,
+    offspring: int = 32,
+    generations: int | None = None,
+    tokens: tuple[int, int] = (2048, 32768),
+    muted: Iterable[Unit] = (),
+) -> Plan:
+    """EvoPress: the best start, then every mask that takes the elite's place.
+
+    One generator draws, in this order: the starts, their windows; and in each generation the
+    children, the windows of the first stage, those of the second. A text shorter than a stage is
+    taken whole, without a draw; 200 draws in a row of masks that are there already end a round.
+    """
+    generator, measured = random.Random(seed), cache(lambda gone, row: kl(loaded, ids, gone, row))
+    if generations is None:
+        generations = int(max(count * (len(pool) - count) / 1.5 for pool in pools))
+
+    def units(state: list[set[tuple[Unit, ...]]]) -> frozenset[Unit]:
+        return frozenset(unit for chosen in state for group in chosen for unit in group)
+
+    def new(make: Callable[[], Any], wanted: int, besides: list[Any]) -> list[Any]:
+        found: list[Any] = []
+        misses = 0
+        while len(found) < wanted and misses < 200:
+            state = make()
+            if state in found or state in besides:
+                misses += 1
+            else:
+                found.append(state)
+                misses = 0
+        return found
+
+    def child() -> Any:
+        state = [set(chosen) for chosen in elite]
+        for _ in range(min(generator.randint(1, 3), generator.randint(1, 3))):
+            which = generator.choice(both_sides)
+            goes = generator.choice([each for each in pools[which] if each not in state[which]])
+            back = generator.choice([each for each in pools[which] if each in state[which]])
+            state[which] = (state[which] | {goes}) - {back}
+        return state
+
+    def ranked(states: list[Any], stage: int) -> list[tuple[float, Any]]:
+        wanted = math.ceil(tokens[stage] / ids.shape[1])
+        rows = list(range(len(ids)))
+        rows = generator.sample(rows, wanted) if wanted < len(rows) else rows
+        costs = []
+        for state in states:
+            gone = units(state) | frozenset(muted)
+            costs.append(sum(measured(gone, row) for row in rows) / len(rows))
+        order = sorted(range(len(states)), key=lambda place: costs[place])
+        return [(costs[place], states[place]) for place in order]
+
+    both_sides = [which for which, pool in enumerate(pools) if count < len(pool)]
+    score, elite = ranked(
+        new(lambda: [set(generator.sample(pool, count)) for pool in pools], starts, []), 0
+    )[0]
+    gone = units(elite)
+    plan: Plan = [(texts(gone), dict.fromkeys(texts(gone), score))]
+    for _ in range(generations if both_sides else 0):
+        children = new(child, offspring, [elite])
+        alive = [state for _, state in ranked(children, 0)[:2]]
+        score, best = ranked([*alive, elite], 1)[0]
+        if best != elite:
+            new_units = units(best) - units(elite)
+            plan.append((texts(units(best)), dict.fromkeys(texts(new_units), score)))
+        elite = best
+    return plan
+
+
+def kl(loaded: LoadedModel, ids: torch.Tensor, gone: Iterable[Unit], row: int) -> float:
+    """KL(P || P') over one window, the mean over its tokens."""
+    window = ids[row : row + 1]
+    dense, pruned = plain.logits(loaded, window)[0], plain.logits(loaded, window, gone)[0]
+    return plain.divergence("kl", dense, pruned) / ids.shape[1]
+
+
+def evolve_units(loaded: LoadedModel, ids: torch.Tensor, remove: int, **more: Any) -> Plan:
+    """As many attentions as FFNs, `remove` in all."""
+    pools = [[(Unit(i, kind),) for i in range(loaded.depth)] for kind in ("attn", "ffn")]
+    return evolve(loaded, ids, pools, remove // 2, **more)
+
+
+def evolve_layers(loaded: LoadedModel, ids: torch.Tensor, remove: int, **more: Any) -> Plan:
+    """Whole layers."""
+    return evolve(loaded, ids, [[tuple(layer(i)) for i in range(loaded.depth)]], remove, **more)

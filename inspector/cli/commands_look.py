@@ -14,6 +14,7 @@ from inspector.cli.arguments import (
     argument,
 )
 from inspector.measure.methods import METHODS
+from inspector.measure.methods.evolution import PUBLISHED
 from inspector.units import KINDS
 
 LOOK: tuple[Command, ...] = (
@@ -80,7 +81,8 @@ LOOK: tuple[Command, ...] = (
                 "--remove",
                 metavar="K",
                 type=int,
-                help="stop after K removals in the method's own grain: units, or whole layers",
+                help="stop after K removals in the method's own grain: units (of evopress K/2 "
+                "attentions and K/2 FFNs), or whole layers",
             ),
             argument(
                 "--remove-params",
@@ -154,7 +156,32 @@ LOOK: tuple[Command, ...] = (
                 metavar="S",
                 type=int,
                 default=0,
-                help="seed of the method that draws at random; default: 0",
+                help="seed of a method that draws at random: random, evopress, evopress-layer; "
+                "default: 0",
+            ),
+            argument(
+                "--generations",
+                metavar="G",
+                type=int,
+                help="evopress: how many; default: k (C - k) / 1.5 for k out of C of a kind",
+            ),
+            argument(
+                "--offspring",
+                metavar="N",
+                type=int,
+                help=f"evopress: masks in a generation; default: {PUBLISHED.offspring}",
+            ),
+            argument(
+                "--starts",
+                metavar="N",
+                type=int,
+                help=f"evopress: random masks before the first; default: {PUBLISHED.starts}",
+            ),
+            argument(
+                "--search-tokens",
+                metavar="A,B",
+                help="evopress: tokens drawn for all masks of a generation, and for its best two "
+                "and their parent; default: {},{}".format(*PUBLISHED.search_tokens),
             ),
             argument(
                 "--check-corpus",

@@ -9,6 +9,7 @@ from inspector.cli.inputs import check_text, loaded_model, search_text
 from inspector.cli.output import emit
 from inspector.measure.budget import Budget
 from inspector.measure.methods import check_lazy, method_named
+from inspector.measure.methods.evolution import asked
 from inspector.units import Mask
 
 if TYPE_CHECKING:
@@ -52,6 +53,13 @@ def prune(args: argparse.Namespace, meter: Meter) -> None:
     row = method_named(args.method)
     metric, lazy = row.metric(args.metric), args.search == "lazy"
     check_lazy(row, metric, lazy=lazy, verify=args.verify)
+    evolution = asked(
+        row,
+        args.search_tokens,
+        generations=args.generations,
+        offspring=args.offspring,
+        starts=args.starts,
+    )
     loaded, mask = loaded_model(args, meter)
     from inspector.measure.pruning import prune as run
 
@@ -73,6 +81,7 @@ def prune(args: argparse.Namespace, meter: Meter) -> None:
         early_exit=args.early_exit,
         lazy=lazy,
         verify=args.verify,
+        evolution=evolution,
         check=check,
         progress=meter.phase("pruning"),
     )

@@ -128,6 +128,8 @@ def trajectory(result: Trajectory) -> str:
         title += "; not finished"
     if partly:
         title += f"\n{_effort(result)}"
+    if repeats := result.options.get("repeats"):
+        title += f"\nno fresh text: {printable(str(repeats), lines=False)}"
     back, full = ["back"] if moved else [], ["scored in full"] if partly else []
     header = ["step", "removed", *back, "perplexity", "parameters", "KV bytes/token", *full]
     end = f"\n\nmask: {result.steps[-1].mask}" if result.steps else ""

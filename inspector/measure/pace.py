@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,10 +11,20 @@ import torch
 
 from inspector.measure.methods import Method
 from inspector.measure.methods.choices import Group
+from inspector.measure.methods.evolution import (
+    SURVIVORS,
+    Plan,
+    State,
+    draw_children,
+    draw_starts,
+    layer_runs,
+    muting,
+)
 from inspector.measure.metrics import METRICS
 from inspector.measure.scoring import stream_sums, through
 from inspector.model.loaded import LoadedModel
 from inspector.model.replay import record
+from inspector.units import Mask
 
 ROWS, LENGTH = 4, 256
 
@@ -55,6 +66,28 @@ class Pace:
         whole = self.sweep(groups, tokens, metric="nll" if metric == "perplexity" else metric)
         count = len(groups)
         return sum(whole * (count - step) / count for step in range(_rounds(row, steps)))
+
+    def evolve(self, plan: Plan, mask: Mask, text: tuple[int, int], *, metric: str) -> float:
+        """Estimated seconds of an evolutionary search from the mask on.
+
+        `text` is its windows and their tokens. What masks share is that of the first ones drawn; a
+        window meets the untouched model once.
+        """
+        count, length = text
+        first, second = plan.stages(count, length)
+        draw = random.Random(0)
+        starts = draw_starts(plan, draw)
+        children = draw_children(plan, starts[0], draw)
+
+        def stage(states: list[State], windows: int) -> float:
+            runs = layer_runs([muting(mask, state) for state in states])
+            heads = (len(states) + 1) * self.head[metric]
+            return windows * length * (runs * self.layer + heads)
+
+        generation = stage(children, first) + stage([*children[:SURVIVORS], starts[0]], second)
+        drawn = min(count, first + plan.generations * (first + second))
+        untouched = drawn * length * self.depth * self.layer
+        return untouched + stage(starts, first) + plan.generations * generation
 
     def perplexity(self, tokens: int) -> float:
         """Estimated seconds of one perplexity on so many tokens of text."""

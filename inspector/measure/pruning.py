@@ -9,8 +9,9 @@ from typing import Any
 from inspector.jobs import Progress, part, silent
 from inspector.measure.budget import Budget, Share, Size
 from inspector.measure.corpus import Windows
-from inspector.measure.methods import check_lazy, method_named, one_by_one, window
+from inspector.measure.methods import check_lazy, evopress, method_named, one_by_one, window
 from inspector.measure.methods.choices import Group, choices, reach
+from inspector.measure.methods.evolution import Evolution, planned_for
 from inspector.measure.methods.scores import scored
 from inspector.measure.methods.search import Proposal, Search, check_bars, lowest
 from inspector.measure.perplexity import losses, overlapping, summary
@@ -22,6 +23,7 @@ PROPOSE = {
     "iterative": one_by_one.propose,
     "one-shot": one_by_one.propose,
     "window": window.propose,
+    "evolution": evopress.propose,
 }
 """How a method goes from step to step, by its `way`."""
 
@@ -45,10 +47,14 @@ def prune(
     early_exit: bool = True,
     lazy: bool = False,
     verify: bool = False,
+    evolution: Evolution | None = None,
     check: Windows | None = None,
     progress: Progress = silent,
 ) -> Trajectory:
     """Let a method remove units, or whole layers, until the first of the bounds is met.
+
+    An evolutionary method goes through masks that all meet it, a step for each change for the
+    better; its last step is what it has found.
 
     Args:
         loaded: the model.
@@ -72,6 +78,7 @@ def prune(
         lazy: score anew at every step only what earlier scores do not rule out (an approximation;
             see `methods.lazily`).
         verify: at the end of a lazy run, search its last step exactly, too.
+        evolution: how long an evolutionary search is to be; as published by default.
         check: the text of the perplexity recorded along the way; the search text by default.
         progress: called between pieces of work, with the `Trajectory` so far as `partial`.
 
@@ -81,7 +88,7 @@ def prune(
     Raises:
         MaskError: no bound is given, none can be met, or nothing is left that may go.
         ResultError: unknown method or metric, one that needs a model that runs layer by layer, or
-            one that cannot search lazily.
+            one that cannot search lazily, or `evolution` for another kind of method.
         OutOfMemory: names the levers.
     """
     row = method_named(method)
@@ -95,20 +102,34 @@ def prune(
     check_lazy(row, goal, lazy=lazy, verify=verify)
     loaded.check(mask)
     groups = choices(row, loaded.toggleable(), mask, only=only, protect=protect)
-    sizes = [_size(loaded, group) for group in reach(row, groups, mask)]
+    planned = planned_for(
+        row,
+        groups,
+        lambda group: _size(loaded, group),
+        _total(loaded),
+        budget=budget,
+        only=only,
+        evolution=evolution,
+    )
+    if planned:
+        steps, budget = planned.steps, Budget()  # every mask of the search meets it
+    else:
+        sizes = [_size(loaded, group) for group in reach(row, groups, mask)]
+        steps = budget.steps(sizes, _total(loaded), grain=row.grain)
     search = Search(
         loaded,
         windows,
         row,
         goal,
         tuple(groups),
-        steps=budget.steps(sizes, _total(loaded), grain=row.grain),
+        steps=steps,
         as_published=as_published,
         protect_first_until=protect_first_until,
         seed=seed,
         early_exit=early_exit,
         lazy=lazy,
         verify=verify,
+        plan=planned,
     )
     check_bars(search)
     asked = {"only": only, "protect": str(protect or ""), **search.options}
@@ -140,24 +161,29 @@ def _run(
         options=options,
     )
     proposals = PROPOSE[search.row.way](search, mask, progress)
-    found, before = None, mask
+    found, before, done = None, mask, 0.0
     while step.step < count and not budget.met(start, step, _total(loaded)):
         begun, number = time.perf_counter(), step.step + 1
-        progress(step.step, count, f"step {number} of {count}", run)
-        found, before = next(proposals), mask
-        mask = found.applied(mask)
+        words = f"step {number}" if search.plan else f"step {number} of {count}"
+        progress(done, count, words, run)
+        proposal = next(proposals, None)
+        if proposal is None:  # a search that has found nothing better
+            break
+        found, before = proposal, mask
+        mask, done = found.applied(mask), number if found.done is None else found.done
         value = _known(search, found, check)
         value = _perplexity(loaded, check, mask) if value is None else value
         step = _step(loaded, number, mask, found, value, begun)
         stamp = loaded.provenance(corpus=about, started=started)
         run = replace(run, steps=[*run.steps, step], provenance=stamp)
         gone = Mask(mask.depth, frozenset(found.removed))
-        progress(number, count, f"step {number} of {count}: removed {gone}", run)
+        progress(done, count, f"{words}: removed {gone}", run)
     if search.verify and found:
         progress(step.step, count, f"searching step {step.step} exactly", run)
         verified = {"step": step.step, **_exactly(search, before, found, progress)}
         run = replace(run, verified=verified)
-    return replace(run, finished=True)
+    stamp = loaded.provenance(corpus=about, started=started)
+    return replace(run, finished=True, provenance=stamp)
 
 
 def _exactly(

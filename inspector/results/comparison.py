@@ -19,6 +19,9 @@ from inspector.units import Mask, Unit
 RANDOM = "random"
 """The method whose runs are a reference and no choice."""
 
+SEARCHED = ("evopress", "evopress-layer")
+"""Methods whose steps are masks of one size, each chosen over the one before."""
+
 MODEL = ("source", "weights", "dtype", "depth")
 """The fields of a provenance that tell one model from another."""
 
@@ -58,10 +61,11 @@ class Band:
 class Agreement:
     """What the runs have off once each has removed the share `at` of the parameters.
 
-    Of each run, taken at its first step at or above `at`: its label, the step, the share removed in
-    %, the perplexity and the mask's text. `units` are the units that any has off with the number of
-    runs that have, the most first. `overlap` is [runs, runs]: the Jaccard index of two masks in
-    [0, 1], shared units over units of either; NaN where both are empty.
+    Of each run, taken at its first step at or above `at`, of a search at its last: its label, the
+    step, the share removed in %, the perplexity and the mask's text. `units` are the units that any
+    has off with the number of runs that have, the most first. `overlap` is [runs, runs]: the
+    Jaccard index of two masks in [0, 1], shared units over units of either; NaN where both are
+    empty.
     """
 
     at: Fraction
@@ -200,7 +204,7 @@ def _labels(runs: Sequence[Trajectory]) -> list[str]:
 
 
 def _options(run: Trajectory) -> str:
-    options = dict(run.options)
+    options = {name: value for name, value in run.options.items() if name != "repeats"}
     if run.method == RANDOM:
         options["seed"] = _seed(run)
     return "".join(
@@ -309,8 +313,8 @@ def _agreement(
 
 
 def _reached(run: Trajectory, label: str, whole: int, at: Fraction) -> Step:
-    """The run's first step that has removed the share; exact, in whole parameters."""
-    for step in run.steps:
+    """The run's first step that has removed the share, of a search the last; exact."""
+    for step in reversed(run.steps) if run.method in SEARCHED else run.steps:
         if whole - step.parameters >= at * whole:
             return step
     most = max(_percent(step, whole) for step in run.steps)

@@ -23,11 +23,12 @@ class Step:
     `mask` is the text of all that is muted after the step, `scores` every candidate's score before
     it (unit text to number, lower = safer to remove) and `score_status` one of `STATUSES` each.
     Where whole layers go, each unit carries its layer's score; where windows of layers go, that of
-    the window which begins with its layer. `restored` are units that the run had removed and
-    brought back. `perplexity` is that of `mask` on the check text; `parameters` (tied weights once)
-    and `kv_bytes_per_token` are what is left. `layers` and `heads` say how many candidates' worth
-    of the search text went through the layers, and through the head, for this step; NaN where a
-    score does not take candidates one by one, or where it was not counted.
+    the window which begins with its layer; where whole masks are searched, what the step removed
+    carries its new mask's, on the windows on which that was chosen. `restored` are units that the
+    run had removed and brought back. `perplexity` is that of `mask` on the check text; `parameters`
+    (tied weights once) and `kv_bytes_per_token` are what is left. `layers` and `heads` say how many
+    candidates' worth of the search text went through the layers, and through the head, for this
+    step; NaN where a score does not take candidates one by one, or where it was not counted.
     """
 
     step: int
@@ -61,9 +62,10 @@ class Trajectory(Result):
     (`provenance.corpus`) unless another was asked for, and figures say which. `finished` is False
     for a run that was cancelled or is still going on. `options` are those of `measure.pruning` that
     were not left at their defaults: only, protect, protect_first_until, as_published,
-    no_early_exit, lazy, and the seed of a method that draws at random. `verified` says, of a lazy
-    run that was to be checked, what an exact search removes at its last `step` (`removed`), and
-    whether it is the `same`.
+    no_early_exit, lazy, the seed of a method that draws at random, and the numbers of an
+    evolutionary search; `repeats` says where such a search drew no fresh text, because there was
+    too little. `verified` says, of a lazy run that was to be checked, what an exact search removes
+    at its last `step` (`removed`), and whether it is the `same`.
     """
 
     kind: ClassVar[str] = "trajectory"

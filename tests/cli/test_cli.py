@@ -24,6 +24,7 @@ from inspector.measure import corpus
 from inspector.measure.corpus import windows
 from inspector.measure.generation import generate
 from inspector.measure.methods import METHODS
+from inspector.measure.methods.evolution import Evolution
 from inspector.measure.metrics import METRICS
 from inspector.measure.perplexity import perplexity
 from inspector.measure.pruning import prune
@@ -278,6 +279,19 @@ def test_prune(tiny: LoadedModel, capsys: pytest.CaptureFixture[str]) -> None:
         (
             ["--remove", "2", "--search", "lazy", "--verify"],
             {"remove": 2, "lazy": True, "verify": True},
+        ),
+        (
+            ["--method", "evopress", "--remove", "2", "--method-seed", "1"],
+            {"method": "evopress", "remove": 2, "seed": 1},
+        ),
+        (
+            ["--method", "evopress-layer", "--remove-params", "20%", "--generations", "3"]
+            + ["--offspring", "2", "--starts", "1", "--search-tokens", "16,40"],
+            {
+                "method": "evopress-layer",
+                "remove_params": "20%",
+                "evolution": Evolution(3, 2, 1, (16, 40)),
+            },
         ),
     ],
 )

@@ -58,6 +58,13 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["prune", MODEL, "--remove", "1", "--protect", "9", *SMALL], "layer 9 is out of range"),
     (["prune", MODEL, "--remove", "1", "--protect-first-until", "2", *SMALL], "between 0 and 1"),
     (["prune", MODEL, "--method", "sleb", "--remove", "3", *SMALL], "cannot remove 3 layers: 2"),
+    (["prune", MODEL, "--method", "evopress", "--remove", "3", *SMALL], "as many attentions as"),
+    (["prune", MODEL, "--method", "evopress", "--until-perplexity", "9", *SMALL], "of one size"),
+    (["prune", MODEL, "--remove", "2", "--starts", "3"], "finercut has no generations: leave out"),
+    (
+        ["prune", MODEL, "--method", "evopress", "--remove", "2", "--search-tokens", "5"],
+        "--search-tokens takes two numbers",
+    ),
     (["prune", MODEL, "--method", "sleb", "--metric", "js", "--remove", "1"], "sleb goes by nll"),
     (["perplexity", MODEL, "--corpus", "pydocs"], "no corpus is called 'pydocs'"),
     (["perplexity", MODEL, "--corpus", "wikitext2"], "wikitext2 needs a split"),

@@ -75,6 +75,8 @@ PLANS: dict[str, Callable[[LoadedModel, torch.Tensor, int], slow.Plan]] = {
     "taylor": ranked(slow.taylor),
     "perplexity-oneshot": ranked(slow.perplexity_without),
     "bi-flat": ranked(slow.flat_influence, 0, 1),
+    "evopress": slow.evolve_units,
+    "evopress-layer": slow.evolve_layers,
 }
 
 
@@ -103,7 +105,7 @@ def agrees(run: Trajectory, plan: slow.Plan) -> None:
         assert set(step.removed) == expected - gone
         assert set(step.restored) == gone - expected
         assert plain.differences(step.scores, costs, floor=2e-6) == [], step.step
-        fresh = row.way == "iterative" or number == 0
+        fresh = row.way in ("iterative", "evolution") or number == 0
         assert set(step.score_status.values()) == {"exact" if fresh else "stale"}
         gone = expected
 
@@ -118,7 +120,9 @@ def test_every_row_equals_its_definition(method: str, model_type: str) -> None:
     agrees(run, PLANS[method](loaded, windows.ids, 2))
     assert (run.method, run.metric) == (method, METHODS[method].metrics[0])
     assert run.finished
+    short = "72 tokens of text for stages of 2,048 and 32,768"
     known = {"no_early_exit": True} if method == "finercut" else {}
+    known = {"repeats": short} if METHODS[method].way == "evolution" else known
     assert run.options == (known if method != "random" else run.options)
     for step in run.steps:
         mask = Mask.parse(step.mask, loaded.depth)

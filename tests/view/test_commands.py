@@ -15,6 +15,7 @@ from inspector.units import Mask
 from inspector.view.card import Card
 from inspector.view.commands import command
 from inspector.view.status import active
+from inspector.view.tabs import pruning
 from tests.view.conftest import Pages, request, settle
 
 CARD = Card("smollm2", "sha256 0", "llama", "bfloat16", "cpu", 30, 1, 2, {}, {}, [])
@@ -89,8 +90,9 @@ TEXT = ("pydoc:search", 2, 16, "")
 SEEDED = ("pydoc:search", 2, 16, "7")
 LAZY = "lazy, last step checked"
 FULL = "exact, every score in full"
-PRUNE = ("finercut", "kl", 2, "remove", "pydoc:check", "attn", "", "", False, "", FULL)
-SAME = ("blockpruner", "perplexity", 1, "remove", "", "both", "", "", False, "", "exact")
+SHORT = ("", "", "", "")  # the length of a search
+PRUNE = ("finercut", "kl", 2, "remove", "pydoc:check", "attn", "", "", False, "", FULL, *SHORT)
+SAME = ("blockpruner", "perplexity", 1, "remove", "", "both", "", "", False, "", "exact", *SHORT)
 
 
 def line_of(pages: Pages, kind: str) -> Any:
@@ -177,10 +179,28 @@ def test_pruning_lines(ready_pages: Pages, form: Any):
             ),
             {"until_perplexity": 0.001, "method_seed": 0},
         ),
+        (
+            ("evopress", "kl", 30, "remove_params", "", "both", "0", "", False, "3")
+            + ("exact", "0", "", "4", "16, 32"),
+            {
+                "remove_params": "30%",
+                "method_seed": 3,
+                "generations": 0,
+                "offspring": None,
+                "starts": 4,
+                "search_tokens": "16,32",
+            },
+        ),
+        (
+            ("shortgpt", "influence", 30, "remove_kv", "", "both", "", "", False, "")
+            + ("exact", "5", "x", "y", "z"),
+            {"remove_kv": "30%", "generations": None, "starts": None, "search_tokens": None},
+        ),
     ],
 )
 def test_lines_of_every_bound_and_choice(ready_pages: Pages, form: Any, expected: dict[str, Any]):
     ready_pages.bench.session(request("a")).set_mask(Mask.parse("2.attn", 4))
+    form = (*form, *SHORT)[: len(pruning.FORM)]
     ready_pages.fire("prune-go", "click", *form, *SEEDED)
     args, run = line_of(ready_pages, "pruning")
     found = {name: getattr(args, name) for name in expected}

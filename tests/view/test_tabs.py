@@ -35,7 +35,12 @@ FORM: dict[str, Any] = {
     "published": False,
     "seed": "",
     "search": "exact",
+    "generations": "",
+    "offspring": "",
+    "starts": "",
+    "search_tokens": "",
 }
+EVOPRESS = {"method": "evopress", "metric": "kl"}
 TEXT = ("pydoc:search", 2, 16, "")
 
 
@@ -306,6 +311,14 @@ def test_what_has_the_model_measures_under_the_present_mask(
         ("prune-go", (*{**FORM, "bar": "x"}.values(), *TEXT), "share to bar first layers by must"),
         ("prune-go", (*{**FORM, "seed": "1.5"}.values(), *TEXT), "ay the method.*s seed"),
         ("prune-go", (*{**FORM, "search": "x"}.values(), *TEXT), "hoose a search: exact, "),
+        (
+            "prune-go",
+            (*{**FORM, **EVOPRESS, "generations": "1.5"}.values(), *TEXT),
+            "ay how many generations",
+        ),
+        ("prune-go", (*{**FORM, **EVOPRESS, "starts": "x"}.values(), *TEXT), "number of starts"),
+        ("prune-go", (*{**FORM, **EVOPRESS, "starts": "0"}.values(), *TEXT), "--starts takes"),
+        ("prune-go", (*{**FORM, **EVOPRESS, "search_tokens": "5"}.values(), *TEXT), "--search-tok"),
         ("prune-cancel", (), "o run is going on"),
     ],
 )
@@ -510,6 +523,12 @@ def test_the_estimate_is_the_paces(paced: Wiring, session: Session):
             "**At most 10 min** here for 4 layers.",
         ),
         ({"method": "taylor", "metric": "taylor"}, "(sidebar)."),
+        # A start is 0 to 3 layers and what mutes all of them none of the nine, ...
+        (
+            {**EVOPRESS, "generations": "0", "starts": "1"},
+            "here for 2 units in 0 generations. **No fresh text:** 32 tokens of text for stages of",
+        ),
+        ({**EVOPRESS, "search_tokens": "16,31"}, "here for 2 units in 2 generations."),
     ],
 )
 def test_every_kind_of_method_has_its_pace(
@@ -571,6 +590,9 @@ def test_before_loading_it_says_what_to_do(pages: Pages):
         ({"stop": "remove_params", "amount": 0}, "--remove-params takes a share"),
         ({"stop": "remove_params", "amount": 90}, "what the method may remove holds"),
         ({"method": "sleb", "metric": "nll", "only": "attn"}, "sleb removes whole layers"),
+        ({**EVOPRESS, "amount": 3}, "remove an even number of units"),
+        ({**EVOPRESS, "stop": "until_perplexity"}, "in the place of --until-perplexity"),
+        ({**EVOPRESS, "search_tokens": "x"}, "--search-tokens takes two numbers"),
     ],
 )
 def test_a_form_that_cannot_run_is_said_beside_the_method(

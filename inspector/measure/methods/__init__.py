@@ -1,7 +1,7 @@
 """The methods that choose what to remove: one table for page, CLI and README.
 
 The table is data and imports nothing heavy. What a method goes by is computed in `scores` and
-`taylor`; how it goes, step by step, in `one_by_one` and `window`.
+`taylor`; how it goes, step by step, in `one_by_one`, `window` and `evopress`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ WAYS = {
     "iterative": "scores what is left anew at every step",
     "one-shot": "scores once and removes in that order",
     "window": "one window of neighbouring layers, a layer longer at every step",
+    "evolution": "searches whole masks of one size, a step whenever it has found a better one",
 }
 """How a method goes from step to step."""
 
@@ -25,6 +26,10 @@ ONE_PASS = "one forward pass without the head"
 HALF_MORE = f"{ONE_PASS}, and the attentions once more"
 THERE_AND_BACK = "two forward passes and one backward pass in fp32"
 NO_PASS = "no pass"
+EVOLVED = (
+    "64 masks on 2,048 tokens, then in each of k (C - k) / 1.5 generations 32 masks on 2,048 and 3 "
+    "on 32,768, k out of C of a kind"
+)
 
 
 @dataclass(frozen=True)
@@ -113,6 +118,7 @@ UIDL = "arXiv 2403.17887"
 REASSESSING = "arXiv 2411.15558"
 LLM_DROP = "arXiv 2406.15786"
 SHORTENED = "arXiv 2402.02834"
+EVOPRESS = "arXiv 2410.14649"
 NO_TEXT = "none"
 _REASSESSING_TEXT = "10 sequences of 128 tokens"
 _DROP_TEXT = "256 packed sequences of 2048 tokens"
@@ -140,6 +146,20 @@ def _drop(what: str, kinds: tuple[str, ...], *, iterative: bool) -> Method:
 def _layers(name: str, label: str, paper: str, metric: str, **more: Any) -> Method:
     """A method that scores whole layers once."""
     return Method(name, label, paper, (metric,), grain="layer", way="one-shot", **more)
+
+
+def _evopress(name: str, label: str, grain: str, note: str) -> Method:
+    return Method(
+        name,
+        label,
+        EVOPRESS,
+        metrics=("kl",),
+        calibration="fineweb-edu, 131,072 tokens (their example) to 8M in windows of 8192 (4096)",
+        grain=grain,
+        way="evolution",
+        cost=EVOLVED,
+        note=note,
+    )
 
 
 METHODS: dict[str, Method] = {
@@ -311,6 +331,25 @@ METHODS: dict[str, Method] = {
             note="As shortgpt, but as this paper's code has it: one cosine over all tokens laid "
             "end to end, in which long streams drown the others, and the last layer is never "
             "scored.",
+        ),
+        _evopress(
+            "evopress",
+            "EvoPress",
+            "unit",
+            "K units are K/2 attentions and K/2 FFNs (K of one kind with only that). The best of "
+            "the random masks is the first step; a generation's children are the present mask "
+            "after min(a, b) swaps, a and b drawn from 1 to 3, of units of one kind, and the best "
+            "two meet it on other windows, where the best of the three stays. Follows the authors' "
+            "drop search with the numbers of their example script. Windows are drawn afresh for "
+            "every stage, whole ones: give it a long text. The score of a removed unit is that of "
+            "its whole mask.",
+        ),
+        _evopress(
+            "evopress-layer",
+            "EvoPress, whole layers",
+            "layer",
+            "As evopress, over whole layers. In the authors' code a swap that falls on an FFN does "
+            "nothing here, so that their children differ by fewer layers.",
         ),
     )
 }

@@ -11,6 +11,7 @@ from inspector.errors import MaskError, ResultError
 from inspector.measure.corpus import Windows
 from inspector.measure.methods import Method
 from inspector.measure.methods.choices import Group
+from inspector.measure.methods.evolution import Plan
 from inspector.measure.metrics import DIVERGENCES
 from inspector.model.loaded import LoadedModel
 from inspector.units import KINDS, Mask, Unit
@@ -20,7 +21,10 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Search:
-    """A method at work: what it searches in, by which score, and for how many steps at most."""
+    """A method at work: what it searches in, by which score, and for how many steps at most.
+
+    `plan` is that of an evolutionary search, whose steps are the starts and the generations.
+    """
 
     loaded: LoadedModel
     windows: Windows
@@ -34,6 +38,7 @@ class Search:
     early_exit: bool = True
     lazy: bool = False
     verify: bool = False
+    plan: Plan | None = None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -41,9 +46,11 @@ class Search:
         return {
             "as_published": self.as_published,
             "protect_first_until": self.protect_first_until,
-            "seed": self.seed if self.metric == "random" else None,
+            "seed": self.seed if self.metric == "random" or self.plan else None,
             "no_early_exit": self.races and not self.early_exit,
             "lazy": self.lazy,
+            **(self.plan.asked.options if self.plan else {}),
+            "repeats": self.plan.repeats(*self.windows.shape) if self.plan else "",
         }
 
     @property
@@ -86,7 +93,8 @@ class Proposal:
 
     `scores` has every candidate's score by unit text; both units of a whole layer carry the
     layer's. `status` says what each score is, one of `results.trajectory.STATUSES`. `layers` and
-    `heads` are those of `Measured`, 0 where nothing was measured for this step.
+    `heads` are those of `Measured`, 0 where nothing was measured for this step. `done` is how much
+    of the search lies behind it, in steps, where not every proposal takes a like share.
     """
 
     scores: dict[str, float]
@@ -95,6 +103,7 @@ class Proposal:
     restored: list[Unit]
     layers: float = math.nan
     heads: float = math.nan
+    done: float | None = None
 
     def applied(self, mask: Mask) -> Mask:
         """The mask after it."""

@@ -23,7 +23,6 @@ from inspector.view.figures.style import (
     csv_text,
     layer_axis,
     log_ticks,
-    metric_words,
     number,
     sheet,
     split,
@@ -31,6 +30,7 @@ from inspector.view.figures.style import (
 from inspector.view.figures.trajectory_numbers import (
     StepGrid,
     course,
+    in_short,
     removed_in_words,
     runs,
     step_grid,
@@ -79,11 +79,12 @@ def step_map(trajectory: Trajectory, *, step: int | None = None) -> go.Figure:
     _step_axis(figure, grid.steps)
     _frame(figure, grid, step)
     columns = ("step", "unit", trajectory.metric, "status", "removed")
+    title, how = in_short(trajectory)
     return sheet(
         figure,
         name="step_map",
-        title="What every candidate would have cost at every step",
-        lines=[_how(trajectory), about(trajectory)],
+        title=title,
+        lines=[how, about(trajectory)],
         csv=csv_text(columns, step_rows(trajectory)),
         plot_height=height,
         legend=len(shown),
@@ -315,11 +316,6 @@ def _frame(figure: go.Figure, grid: StepGrid, step: int | None) -> None:
             line={"color": ACCENT, "width": 2},
             name="chosen step",
         )
-
-
-def _how(trajectory: Trajectory) -> str:
-    state = "" if trajectory.finished else "Not finished. "
-    return f"{state}{trajectory.search}: {metric_words(trajectory.metric)} of each candidate"
 
 
 def curve(trajectory: Trajectory, *, step: int | None = None) -> go.Figure:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from inspector.results.comparison import SEARCHED
 from inspector.results.trajectory import STATUSES, Step, Trajectory
 from inspector.units import KINDS, Mask
-from inspector.view.figures.style import in_words, kinds_of, split
+from inspector.view.figures.style import in_words, kinds_of, metric_words, split
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,19 @@ def step_grid(trajectory: Trajectory) -> StepGrid:
         removed=[(row, unit) for row, step in enumerate(steps) for unit in step.removed],
         restored=[(row, unit) for row, step in enumerate(steps) for unit in step.restored],
     )
+
+
+def in_short(trajectory: Trajectory) -> tuple[str, str]:
+    """What the step map shows, and what its scores are."""
+    searched = trajectory.method in SEARCHED
+    state = "" if trajectory.finished else "Not finished. "
+    of = "each new mask" if searched else "each candidate"
+    how = f"{state}{trajectory.method}: {metric_words(trajectory.metric)} of {of}"
+    if repeats := trajectory.options.get("repeats"):
+        how += f"; no fresh text: {repeats}"
+    if searched:
+        return "How the search went from mask to mask", how
+    return "What every candidate would have cost at every step", how
 
 
 def runs(gone: np.ndarray) -> Iterator[tuple[int, int, int]]:

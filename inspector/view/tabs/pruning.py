@@ -8,7 +8,15 @@ import gradio as gr
 
 from inspector.errors import InspectorError
 from inspector.measure.budget import Budget
-from inspector.measure.methods import METHODS, NO_TEXT, WAYS, Method, check_lazy, method_named
+from inspector.measure.methods import (
+    METHODS,
+    NO_TEXT,
+    WAYS,
+    Method,
+    check_lazy,
+    evolution,
+    method_named,
+)
 from inspector.measure.methods.choices import Group, choices, reach
 from inspector.measure.metrics import DIVERGENCES
 from inspector.measure.pruning import prune
@@ -34,6 +42,7 @@ STOPS = ("remove", "remove_params", "remove_kv", "until_perplexity")
 FORM = (
     "method", "metric", "amount", "stop", "check", "only", "protect", "bar", "published", "seed",
     "search",
+    "generations", "offspring", "starts", "search_tokens",
 )  # fmt: skip
 """The fields of the form, in the order in which handlers get them; the text's come after them."""
 SEARCHES: dict[str, dict[str, Any]] = {
@@ -80,7 +89,19 @@ def asked(form: dict[str, Any], card: Card) -> dict[str, Any]:
         "as_published": bool(form["published"]),
         "seed": 0 if seed is None else whole(seed, "the method's seed", 0),
         **SEARCHES[form["search"]],
+        "evolution": _evolution(row, form),
     }
+
+
+def _evolution(row: Method, form: dict[str, Any]) -> evolution.Evolution | None:
+    """How long an evolutionary search is to be; other methods' runs leave these fields alone."""
+    if row.way != "evolution":
+        return None
+    counts = {}
+    for name in ("generations", "offspring", "starts"):
+        value = number(form[name], f"the number of {name}")
+        counts[name] = None if value is None else whole(value, f"how many {name}", 0)
+    return evolution.asked(row, form["search_tokens"], **counts)
 
 
 def start(wiring: Wiring, session: Session, form: dict[str, Any], *text: Any) -> None:
@@ -101,12 +122,14 @@ def start(wiring: Wiring, session: Session, form: dict[str, Any], *text: Any) ->
     named["method_seed"] = named.pop("seed") or None
     named["no_early_exit"] = not named.pop("early_exit", True)
     named["search"] = "lazy" if named.pop("lazy", False) else None
+    plan = named.pop("evolution")
     line = command(
         "prune",
         card,
         str(mask),
         **stop,
         **named,
+        **(plan.options if plan else {}),
         check_corpus=check,
         **options_of(options),
     )
@@ -157,9 +180,17 @@ def _time(wiring: Wiring, session: Session, form: dict[str, Any], *text: Any) ->
         return ""
     row, arguments = method_named(form["method"]), asked(form, session.require_card())
     check_lazy(row, arguments["metric"], lazy="lazy" in arguments, verify="verify" in arguments)
-    groups, steps = _plan(session, row, arguments, Budget.of(**bounds(form)))
+    groups, steps, plan = _plan(session, row, arguments, Budget.of(**bounds(form)))
     options = cut(wiring.bench, *text)
     tokens, metric = options["samples"] * options["length"], arguments["metric"]
+    if plan is not None:
+        shape = (options["samples"], options["length"])
+        seconds = pace.evolve(plan, session.require_mask(), shape, metric=metric)
+        seconds += (steps + 1) * pace.perplexity(tokens)
+        repeats = plan.repeats(*shape)
+        short = f" **No fresh text:** {repeats}, so choose more windows (sidebar)."
+        what = f"{len(plan.pools) * plan.count} {row.grain}s in {plan.generations} generations"
+        return f"**At most {duration(seconds)}** here for {what}.{short if repeats else ''}"
     seconds = pace.prune(row, groups, steps, tokens, metric=metric)
     if seconds is None:
         return ""
@@ -173,17 +204,25 @@ def _time(wiring: Wiring, session: Session, form: dict[str, Any], *text: Any) ->
 
 def _plan(
     session: Session, row: Method, arguments: dict[str, Any], budget: Budget
-) -> tuple[list[Group], int]:
-    """The candidates of a run from the present mask, and how many steps it takes at most."""
+) -> tuple[list[Group], int, evolution.Plan | None]:
+    """Of a run from the present mask: the candidates, the steps at most, and a search's plan."""
     card, mask = session.require_card(), session.require_mask()
     mutable = [unit for unit in all_units(card.depth) if str(unit) not in card.problems]
     only, protect = arguments["only"], arguments["protect"]
     groups = choices(row, mutable, mask, only=only, protect=protect)
-    sizes = []
-    for group in reach(row, groups, mask):
+    total = (card.parameters, card.kv_bytes)
+
+    def size(group: Group) -> tuple[int, int]:
         costs = [card.units[str(unit)] for unit in group]
-        sizes.append((sum(cost[0] for cost in costs), sum(cost[1] for cost in costs)))
-    return groups, budget.steps(sizes, (card.parameters, card.kv_bytes), grain=row.grain)
+        return sum(cost[0] for cost in costs), sum(cost[1] for cost in costs)
+
+    plan = evolution.planned_for(
+        row, groups, size, total, budget=budget, only=only, evolution=arguments["evolution"]
+    )
+    if plan is not None:
+        return groups, plan.steps, plan
+    sizes = [size(group) for group in reach(row, groups, mask)]
+    return groups, budget.steps(sizes, total, grain=row.grain), None
 
 
 def _stops(row: Method) -> list[tuple[str, str]]:
@@ -225,10 +264,27 @@ def _fields(first: Method) -> list[Any]:
         )
         protect = gr.Textbox(label="Never remove", placeholder="such as 0,29", min_width=120)
         bar = gr.Textbox(label="Bar first layers by share", placeholder="FinerCut's -x: 0.4")
-        seed = gr.Textbox(label="Method's seed", placeholder="0; for random", min_width=100)
+        seed = gr.Textbox(label="Method's seed", placeholder="0; where it draws", min_width=100)
         published = gr.Checkbox(False, label="As in the authors' code", min_width=150)
         search = gr.Dropdown(list(SEARCHES), value="exact", label="Search", min_width=190)
-    return [method, metric, amount, stop, check, only, protect, bar, published, seed, search]
+    first_fields = [method, metric, amount, stop, check, only, protect, bar, published, seed]
+    return [*first_fields, search, *_search_fields()]
+
+
+def _search_fields() -> list[Any]:
+    """How long an evolutionary search is to be; empty fields are as published."""
+    published = evolution.PUBLISHED
+    tokens = ",".join(map(str, published.search_tokens))
+    with gr.Accordion("Length of EvoPress's search", open=False, elem_id="prune-search"), gr.Row():
+        return [
+            gr.Textbox(label=label, placeholder=placeholder, min_width=width)
+            for label, placeholder, width in (
+                ("Generations", "k (C - k) / 1.5", 110),
+                ("Masks a generation", str(published.offspring), 110),
+                ("Random masks at first", str(published.starts), 110),
+                ("Tokens for all, for the best", tokens, 160),
+            )
+        ]
 
 
 def build(wiring: Wiring, sidebar: Sidebar, redraw_mask: tuple[str, ...]) -> None:

@@ -1,0 +1,232 @@
+"""EvoPress (arXiv 2410.14649): an evolutionary search over masks of one size.
+
+A mask's score is the mean over tokens of KL(P || P'), P the untouched model. All masks of a stage
+go through the layers together, and those that are alike so far share one stream: a child parts from
+its parent at the first layer in which they differ.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from inspector.jobs import Progress, part, silent
+from inspector.measure.corpus import Windows
+from inspector.measure.methods.evolution import (
+    SURVIVORS,
+    State,
+    draw_children,
+    draw_starts,
+    draw_windows,
+    muting,
+)
+from inspector.measure.methods.search import Proposal, Search
+from inspector.measure.metrics import METRICS
+from inspector.measure.scoring import (
+    Tick,
+    head_work,
+    layer_tokens,
+    memory_levers,
+    predicted,
+    stream_sums,
+    through,
+    ticker,
+    untouched,
+    window_sums,
+)
+from inspector.model.loaded import LoadedModel
+from inspector.model.replay import record
+from inspector.model.surgery import mute_units
+from inspector.units import KINDS, Mask, Unit
+
+Scored = tuple[float, State]
+"""A mask's score, and what it mutes."""
+
+STREAM_BYTES = 1 << 30
+"""Bound on the streams of a stage's masks held at once; more masks than that go in waves."""
+
+KEPT_BYTES = 1 << 30
+"""Bound on the untouched model's streams that are kept for the next time a window is drawn."""
+
+
+def propose(search: Search, mask: Mask, progress: Progress) -> Iterator[Proposal]:
+    """The best random mask, then every change of the elite: two stages a generation, elitist.
+
+    Each removed unit carries the score of the mask that it is part of, on the windows on which that
+    was chosen. Equal scores go to the child, as in the authors' code.
+    """
+    plan, windows = search.plan, search.windows
+    if plan is None:
+        raise ValueError("an evolutionary search needs its plan")
+    first, second = plan.stages(*windows.shape)
+    draw, judge = random.Random(search.seed), Judge(search.loaded, windows, search.metric)
+    begins, each = plan.asked.starts * first, plan.asked.offspring * first
+    work = begins + plan.generations * (each + (SURVIVORS + 1) * second)
+    done = 0
+
+    def scaled(done: float, total: float, note: str = "", partial: object = None) -> None:
+        progress(search.steps * done / total, search.steps, note)
+
+    def best(states: Sequence[State], wanted: int, share: int, note: str) -> list[Scored]:
+        nonlocal done
+        masks = [muting(mask, state) for state in states]
+        numbers = draw_windows(len(windows), wanted, draw)
+        found = judge.scores(masks, numbers, note=note, progress=part(scaled, done, share, work))
+        done += share
+        return sorted(zip(found, states, strict=True), key=_rank)
+
+    def changed(before: State, after: Scored) -> Proposal:
+        score, state = after
+        removed = [unit for group in sorted(state - before) for unit in group]
+        restored = [unit for group in sorted(before - state) for unit in group]
+        at = search.steps * done / work
+        scores = dict.fromkeys(map(str, removed), score)
+        status = dict.fromkeys(scores, "exact")
+        return Proposal(scores, status, removed, restored, done=at)
+
+    chosen = best(draw_starts(plan, draw), first, begins, "measuring random masks")[0]
+    elite = chosen[1]
+    yield changed(frozenset(), chosen)
+    for number in range(1, plan.generations + 1):
+        note = f"generation {number} of {plan.generations}"
+        children = draw_children(plan, elite, draw)
+        if not children:  # everything that may go is gone
+            break
+        alive = [state for _, state in best(children, first, each, note)[:SURVIVORS]]
+        chosen = best([*alive, elite], second, (SURVIVORS + 1) * second, note)[0]
+        parent, elite = elite, chosen[1]
+        if elite != parent:
+            yield changed(parent, chosen)
+    scaled(work, work)
+
+
+def _rank(scored: Scored) -> float:
+    """NaN counts as the worst."""
+    return math.inf if math.isnan(scored[0]) else scored[0]
+
+
+class Judge:
+    """Scores masks on windows of a text; keeps what leaves the untouched model for later draws."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        windows: Windows,
+        metric: str,
+        *,
+        stream_bytes: int = STREAM_BYTES,
+        kept_bytes: int = KEPT_BYTES,
+    ) -> None:
+        """The two bounds are on memory alone: scores are the same within rounding."""
+        self.loaded, self.windows, self.metric = loaded, windows, METRICS[metric]
+        self.stream_bytes, self.kept_bytes = stream_bytes, kept_bytes
+        self.kept: dict[int, torch.Tensor] = {}
+
+    def scores(
+        self,
+        masks: Sequence[Mask],
+        numbers: Sequence[int],
+        *,
+        note: str = "",
+        progress: Progress = silent,
+    ) -> list[float]:
+        """The mean over the tokens of these windows of the metric under each mask.
+
+        Raises:
+            OutOfMemory: names the levers.
+        """
+        length = self.windows.shape[1]
+        total = torch.zeros(len(masks), dtype=torch.float64)
+        runs = len(numbers) * len(masks) * (self.loaded.depth + head_work(self.loaded))
+        tick = ticker(progress, runs, note)
+        at_once = max(1, layer_tokens(self.loaded.dtype) // (len(masks) * length))
+        with memory_levers(length):
+            for first in range(0, len(numbers), at_once):
+                tick(0)
+                some = numbers[first : first + at_once]
+                total += self._sums(masks, some, tick)
+        return (total / (len(numbers) * predicted(self.metric, length))).tolist()
+
+    def _sums(self, masks: Sequence[Mask], some: Sequence[int], tick: Tick) -> torch.Tensor:
+        """Sums over the tokens of a few windows, for each mask: [n] in float64."""
+        loaded, ids = self.loaded, self.windows.ids[list(some)]
+        reference = self._untouched(some, ids)
+        if loaded.not_replayable:
+            sums = []
+            for mask in masks:
+                sums.append(window_sums(loaded, self.metric, ids, mask, reference).sum())
+                tick(len(ids) * (loaded.depth + head_work(loaded)))
+            return torch.stack(sums)
+        width = loaded.model.config.get_text_config().hidden_size * loaded.dtype.itemsize
+        size = max(1, self.stream_bytes // (ids.numel() * width))
+        return torch.cat(
+            [
+                self._of_streams(_leaving(loaded, ids, wave, tick), ids, reference, tick)
+                for wave in (masks[at : at + size] for at in range(0, len(masks), size))
+            ]
+        )
+
+    def _of_streams(
+        self, streams: torch.Tensor, ids: torch.Tensor, reference: torch.Tensor, tick: Tick
+    ) -> torch.Tensor:
+        """Sums over windows [w, T] for what left the last layer under n masks, [n, w, T, H]."""
+        sums = [
+            stream_sums(
+                self.loaded,
+                self.metric,
+                streams[:, index],
+                window,
+                reference[index : index + 1],
+                tick=tick,
+            )
+            for index, window in enumerate(ids)
+        ]
+        return torch.stack(sums).sum(0)
+
+    def _untouched(self, some: Sequence[int], ids: torch.Tensor) -> torch.Tensor:
+        """What leaves the untouched model, one row a window, from what is kept where it is."""
+        new = [place for place, number in enumerate(some) if number not in self.kept]
+        found = {number: self.kept[number] for number in some if number in self.kept}
+        if new:
+            for place, row in zip(new, untouched(self.loaded, ids[new]), strict=True):
+                found[some[place]] = row
+                size = row.numel() * row.element_size()
+                if (len(self.kept) + 1) * size <= self.kept_bytes:
+                    self.kept[some[place]] = row.clone()
+        return torch.stack([found[number] for number in some])
+
+
+@torch.no_grad()
+def _leaving(
+    loaded: LoadedModel, ids: torch.Tensor, masks: Sequence[Mask], tick: Tick
+) -> torch.Tensor:
+    """What leaves the last layer under each mask for windows [w, T]: [n, w, T, H].
+
+    Masks that are alike up to a layer are one row until then; rows for which the same units of a
+    layer are on go through it together.
+    """
+    stream, calls = record(loaded, ids)
+    rows = [(list(range(len(masks))), stream)]
+    for layer in range(loaded.depth):
+        by_off: dict[tuple[Unit, ...], list[tuple[list[int], torch.Tensor]]] = {}
+        for members, stream in rows:
+            parts: dict[tuple[Unit, ...], list[int]] = {}
+            for member in members:
+                off = tuple(unit for kind in KINDS if (unit := Unit(layer, kind)) in masks[member])
+                parts.setdefault(off, []).append(member)
+            for off, some in parts.items():
+                by_off.setdefault(off, []).append((some, stream))
+        rows = []
+        for off, some in by_off.items():
+            streams = [stream for _, stream in some]
+            if len(off) < len(KINDS):  # a layer muted whole passes its input on
+                joined = torch.stack(streams)
+                with mute_units(loaded, off):
+                    out = through(loaded, layer, joined.flatten(0, 1), calls, tick=tick)
+                streams = list(out.view_as(joined))
+            rows += [(members, out) for (members, _), out in zip(some, streams, strict=True)]
+    ends = {member: stream for members, stream in rows for member in members}
+    return torch.stack([ends[place] for place in range(len(masks))])
