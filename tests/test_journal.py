@@ -58,7 +58,7 @@ def test_a_journal_in_the_way_is_not_written_over(tmp_path: Path) -> None:
     refuse_unfinished(path)
     Journal(path, ABOUT).add(step(0))  # no step was finished: nothing is lost
     for attempt in (lambda: Journal(path, ABOUT), lambda: refuse_unfinished(path)):
-        with pytest.raises(ResultError, match="holds 1 finished steps.*--resume.*or delete it"):
+        with pytest.raises(ResultError, match=r"holds 1 finished steps.*--resume.*or delete it"):
             attempt()
     assert len(Journal(path, ABOUT, resume=True).steps) == 1
 
@@ -89,7 +89,7 @@ def test_a_line_that_was_changed_is_refused(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("9.5", "8.5", 1))
     with pytest.raises(ResultError, match=r"line 2 of .* is damaged or was changed"):
         Journal(path, ABOUT, resume=True)
-    with pytest.raises(ResultError, match="there is no .* to resume"):
+    with pytest.raises(ResultError, match=r"there is no .* to resume"):
         Journal(tmp_path / "none", ABOUT, resume=True)
     path.write_bytes(b"\xff\xfe\n\n")
     with pytest.raises(ResultError, match="line 1"):

@@ -285,8 +285,10 @@ def test_prune(tiny: LoadedModel, capsys: pytest.CaptureFixture[str]) -> None:
             {"method": "evopress", "remove": 2, "seed": 1},
         ),
         (
-            ["--method", "evopress-layer", "--remove-params", "20%", "--generations", "3"]
-            + ["--offspring", "2", "--starts", "1", "--search-tokens", "16,40"],
+            [
+                *("--method", "evopress-layer", "--remove-params", "20%", "--generations", "3"),
+                *("--offspring", "2", "--starts", "1", "--search-tokens", "16,40"),
+            ],
             {
                 "method": "evopress-layer",
                 "remove_params": "20%",
@@ -351,6 +353,13 @@ def test_prune_prints_how_much_was_scored_in_full() -> None:
     assert "in full" not in trajectory(replace(run, steps=[steps[0], whole]))
     carried = replace(steps[1], score_status=dict.fromkeys(scores, "stale"))  # a one-shot method's
     assert "in full" not in trajectory(replace(run, steps=[steps[0], carried]))
+
+
+def test_prune_says_where_a_search_had_too_little_text(capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["prune", MODEL, "--method", "evopress", "--remove", "2", *SMALL]
+    note = "no fresh text: 64 tokens of text for stages of 2,048 and 32,768\n"
+    assert note in ok(capsys, *argv)
+    assert "no fresh text" not in ok(capsys, *argv, "--search-tokens", "32,32")
 
 
 def test_prune_prints_its_steps(capsys: pytest.CaptureFixture[str]) -> None:

@@ -440,7 +440,7 @@ def test_options() -> None:
     row = METHODS["evopress-layer"]
     assert asked(row) == Evolution()
     assert Evolution().options == {}
-    found = asked(row, " 512, 4096", generations=20, offspring=None, starts=64)
+    found = asked(row, " 512, 4096", generations=20, offspring=None, starts=64) or Evolution()
     assert found == Evolution(generations=20, search_tokens=(512, 4096))
     assert found.options == {"generations": 20, "search_tokens": "512,4096"}
     assert asked(METHODS["angular"]) is None

@@ -180,8 +180,10 @@ def test_pruning_lines(ready_pages: Pages, form: Any):
             {"until_perplexity": 0.001, "method_seed": 0},
         ),
         (
-            ("evopress", "kl", 30, "remove_params", "", "both", "0", "", False, "3")
-            + ("exact", "0", "", "4", "16, 32"),
+            (
+                *("evopress", "kl", 30, "remove_params", "", "both", "0", "", False, "3"),
+                *("exact", "0", "", "4", "16, 32"),
+            ),
             {
                 "remove_params": "30%",
                 "method_seed": 3,
@@ -192,8 +194,10 @@ def test_pruning_lines(ready_pages: Pages, form: Any):
             },
         ),
         (
-            ("shortgpt", "influence", 30, "remove_kv", "", "both", "", "", False, "")
-            + ("exact", "5", "x", "y", "z"),
+            (
+                *("shortgpt", "influence", 30, "remove_kv", "", "both", "", "", False, ""),
+                *("exact", "5", "x", "y", "z"),
+            ),
             {"remove_kv": "30%", "generations": None, "starts": None, "search_tokens": None},
         ),
     ],

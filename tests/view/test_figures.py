@@ -413,6 +413,16 @@ def test_step_map_cells(depth: int):
     assert {trace.name for trace in data_of(figure)} >= {"lower bound", "carried over"}
 
 
+def test_step_map_of_a_search_says_what_its_scores_are(tiny: LoadedModel, text: Windows):
+    found = prune(tiny, text, tiny.empty(), method="evopress", remove=4)
+    figure = step_map(found)
+    assert figure.layout.meta["title"] == "How the search went from mask to mask"
+    repeats = "32 tokens of text for stages of 2,048 and 32,768"
+    assert figure.layout.meta["lines"][0].endswith(f" of each new mask; no fresh text: {repeats}")
+    assert len([1 for row in rows_of(figure) if row["step"] == "1"]) == 4
+    require_drawable(found)
+
+
 def test_step_map_frames_the_chosen_step():
     result = trajectory(3, 5)
     frames = shapes(step_map(result, step=4), "chosen step")

@@ -523,12 +523,16 @@ def test_the_estimate_is_the_paces(paced: Wiring, session: Session):
             "**At most 10 min** here for 4 layers.",
         ),
         ({"method": "taylor", "metric": "taylor"}, "(sidebar)."),
-        # A start is 0 to 3 layers and what mutes all of them none of the nine, ...
+        # One mask, the untouched model and two perplexities of four layers each.
         (
             {**EVOPRESS, "generations": "0", "starts": "1"},
-            "here for 2 units in 0 generations. **No fresh text:** 32 tokens of text for stages of",
+            "**At most 8 min 32 s** here for 2 units in 0 generations. **No fresh text:** 32 token",
         ),
         ({**EVOPRESS, "search_tokens": "16,31"}, "here for 2 units in 2 generations."),
+        (
+            {**EVOPRESS, "only": "attn", "amount": 1, "generations": "1"},
+            "here for 1 unit in 1 generation. **No",
+        ),
     ],
 )
 def test_every_kind_of_method_has_its_pace(
@@ -553,10 +557,11 @@ def test_the_words_say_what_a_method_removes_and_on_which_text(
 
 def test_the_form_follows_the_method(ready_pages: Pages):
     follow = ready_pages._handler("method", "change")
-    score, counted = follow("shortgpt", "remove_kv")
+    score, counted, length = follow("shortgpt", "remove_kv")
     assert (score["choices"], score["value"]) == (["influence"], "influence")
     assert counted["value"] == "remove_kv"
     assert counted["choices"][0] == ("layers", "remove")
+    assert not length["visible"] and follow("evopress", "remove")[2]["visible"]
 
 
 def test_more_units_than_there_are_take_no_time(paced: Wiring, session: Session):

@@ -336,7 +336,7 @@ METHODS: dict[str, Method] = {
             "evopress",
             "EvoPress",
             "unit",
-            "K units are K/2 attentions and K/2 FFNs (K of one kind with only that). The best of "
+            "K units are K/2 attentions and K/2 FFNs, or K of the one kind asked for. The best of "
             "the random masks is the first step; a generation's children are the present mask "
             "after min(a, b) swaps, a and b drawn from 1 to 3, of units of one kind, and the best "
             "two meet it on other windows, where the best of the three stays. Follows the authors' "

@@ -189,7 +189,8 @@ def _time(wiring: Wiring, session: Session, form: dict[str, Any], *text: Any) ->
         seconds += (steps + 1) * pace.perplexity(tokens)
         repeats = plan.repeats(*shape)
         short = f" **No fresh text:** {repeats}, so choose more windows (sidebar)."
-        what = f"{len(plan.pools) * plan.count} {row.grain}s in {plan.generations} generations"
+        parts = ((len(plan.pools) * plan.count, row.grain), (plan.generations, "generation"))
+        what = " in ".join(f"{n} {name}" if n == 1 else f"{n} {name}s" for n, name in parts)
         return f"**At most {duration(seconds)}** here for {what}.{short if repeats else ''}"
     seconds = pace.prune(row, groups, steps, tokens, metric=metric)
     if seconds is None:
@@ -230,8 +231,8 @@ def _stops(row: Method) -> list[tuple[str, str]]:
     return list(zip(labels, STOPS, strict=True))
 
 
-def _fields(first: Method) -> list[Any]:
-    """The form, in the order of `FORM`."""
+def _fields(first: Method) -> tuple[list[Any], Any]:
+    """The form, in the order of `FORM`, and what holds the fields of an evolutionary search."""
     with gr.Row(equal_height=True):
         method = gr.Dropdown(
             [(f"{row.label} · {row.grain}s", row.name) for row in BY_GRAIN],
@@ -268,30 +269,33 @@ def _fields(first: Method) -> list[Any]:
         published = gr.Checkbox(False, label="As in the authors' code", min_width=150)
         search = gr.Dropdown(list(SEARCHES), value="exact", label="Search", min_width=190)
     first_fields = [method, metric, amount, stop, check, only, protect, bar, published, seed]
-    return [*first_fields, search, *_search_fields()]
+    lengths, box = _search_fields(visible=first.way == "evolution")
+    return [*first_fields, search, *lengths], box
 
 
-def _search_fields() -> list[Any]:
-    """How long an evolutionary search is to be; empty fields are as published."""
-    published = evolution.PUBLISHED
-    tokens = ",".join(map(str, published.search_tokens))
-    with gr.Accordion("Length of EvoPress's search", open=False, elem_id="prune-search"), gr.Row():
-        return [
+def _search_fields(*, visible: bool) -> tuple[list[Any], Any]:
+    """How long an evolutionary search is to be, as published where empty, and what holds it."""
+    length = evolution.PUBLISHED
+    tokens = ",".join(map(str, length.search_tokens))
+    title = "Length of the search"
+    with gr.Accordion(title, open=False, visible=visible, elem_id="prune-search") as box, gr.Row():
+        fields = [
             gr.Textbox(label=label, placeholder=placeholder, min_width=width)
             for label, placeholder, width in (
                 ("Generations", "k (C - k) / 1.5", 110),
-                ("Masks a generation", str(published.offspring), 110),
-                ("Random masks at first", str(published.starts), 110),
+                ("Masks a generation", str(length.offspring), 110),
+                ("Random masks at first", str(length.starts), 110),
                 ("Tokens for all, for the best", tokens, 160),
             )
         ]
+    return fields, box
 
 
 def build(wiring: Wiring, sidebar: Sidebar, redraw_mask: tuple[str, ...]) -> None:
     """Build the tab into the page that is open, and wire it."""
     gr.Markdown(ABOUT)
     first = next(iter(METHODS.values()))
-    fields = _fields(first)
+    fields, box = _fields(first)
     with gr.Row(equal_height=True, elem_classes="beside-buttons"):
         about = gr.Markdown(described(first), elem_id="estimate")
         go = gr.Button("Start", variant="primary", scale=0, min_width=110, elem_id="prune-go")
@@ -302,7 +306,7 @@ def build(wiring: Wiring, sidebar: Sidebar, redraw_mask: tuple[str, ...]) -> Non
     steps = Plot(empty="Start a run to watch which units go when.", elem_id="step-map")
     curve = Plot(empty="Perplexity and parameters along the steps.", elem_id="curve")
     wiring.section("pruning", [steps, curve, slider, stop], draw)
-    _wire_form(wiring, sidebar, fields, about)
+    _wire_form(wiring, sidebar, fields, box, about)
 
     def begin(session: Session, *values: Any) -> None:
         form, text = split(values)
@@ -337,7 +341,7 @@ def split(values: tuple[Any, ...]) -> tuple[dict[str, Any], tuple[Any, ...]]:
     return dict(zip(FORM, values, strict=False)), values[len(FORM) :]
 
 
-def _wire_form(wiring: Wiring, sidebar: Sidebar, fields: list[Any], about: Any) -> None:
+def _wire_form(wiring: Wiring, sidebar: Sidebar, fields: list[Any], box: Any, about: Any) -> None:
     """Let the form follow the method, and the words beside Start follow the form."""
     method, metric, _, stop, *_ = fields
 
@@ -353,10 +357,11 @@ def _wire_form(wiring: Wiring, sidebar: Sidebar, fields: list[Any], about: Any) 
         return (
             gr.update(choices=list(row.metrics), value=row.metrics[0]),
             gr.update(choices=_stops(row), value=counted),
+            gr.update(visible=row.way == "evolution"),
         )
 
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    method.change(follow, [method, stop], [metric, stop], **quiet)
+    method.change(follow, [method, stop], [metric, stop, box], **quiet)
     inputs = [*fields, *sidebar.text]
     for each in inputs:
         each.change(guess, inputs, about, trigger_mode="always_last", **quiet)
