@@ -65,4 +65,4 @@ def test_states_that_are_carried_along_take_no_branches() -> None:
     try:
         assert not takes_branches(loaded, ids)
     finally:
-        del loaded.model.config.layer_types
+        delattr(loaded.model.config, "layer_types")

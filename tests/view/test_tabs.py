@@ -495,7 +495,7 @@ def test_the_estimate_is_the_paces(paced: Wiring, session: Session):
     one = {**FORM, "only": "attn", "amount": 1, "check": pruning.SAME}
     only = pruning.estimate(paced, session, one, *TEXT)
     # 4 + 4 + 2 + 1 layers: 352 s, and two perplexities: 256 s.
-    assert only.endswith("**About 10 min** here for 1 unit.")
+    assert only.endswith("**At most 10 min** here for 1 unit.")
 
 
 @pytest.mark.parametrize(
