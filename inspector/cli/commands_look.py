@@ -184,6 +184,12 @@ LOOK: tuple[Command, ...] = (
                 "and their parent; default: {},{}".format(*PUBLISHED.search_tokens),
             ),
             argument(
+                "--resume",
+                action="store_true",
+                help="go on after the last finished step of a run that was cut short: with -o "
+                "FILE, every step is in FILE.journal before the next begins, until the run ends",
+            ),
+            argument(
                 "--check-corpus",
                 metavar="TEXT",
                 help="the text of the perplexity recorded at each step, 16 windows of 512 tokens "

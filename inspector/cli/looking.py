@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 from inspector.cli.inputs import check_text, loaded_model, search_text
 from inspector.cli.output import emit
+from inspector.errors import ResultError
 from inspector.measure.budget import Budget
 from inspector.measure.methods import check_lazy, method_named
 from inspector.measure.methods.evolution import asked
+from inspector.results.journal import SUFFIX, refuse_unfinished
 from inspector.units import Mask
 
 if TYPE_CHECKING:
@@ -50,6 +52,11 @@ def prune(args: argparse.Namespace, meter: Meter) -> None:
         "until_perplexity": args.until_perplexity,
     }
     Budget.of(**bounds)  # these before a long load
+    journal = args.output + SUFFIX if args.output else None
+    if args.resume and not journal:
+        raise ResultError("--resume needs the -o FILE of the run: its journal stands beside it.")
+    if journal and not args.resume:
+        refuse_unfinished(journal)
     row = method_named(args.method)
     metric, lazy = row.metric(args.metric), args.search == "lazy"
     check_lazy(row, metric, lazy=lazy, verify=args.verify)
@@ -83,6 +90,8 @@ def prune(args: argparse.Namespace, meter: Meter) -> None:
         verify=args.verify,
         evolution=evolution,
         check=check,
+        journal=journal,
+        resume=args.resume,
         progress=meter.phase("pruning"),
     )
     meter.clear()

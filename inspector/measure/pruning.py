@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from inspector.errors import ResultError
 from inspector.jobs import Progress, part, silent
 from inspector.measure.budget import Budget, Share, Size
 from inspector.measure.corpus import Windows
@@ -16,6 +19,7 @@ from inspector.measure.methods.scores import scored
 from inspector.measure.methods.search import Proposal, Search, check_bars, lowest
 from inspector.measure.perplexity import losses, overlapping, summary
 from inspector.model.loaded import LoadedModel
+from inspector.results.journal import Journal
 from inspector.results.trajectory import Step, Trajectory
 from inspector.units import Mask
 
@@ -49,6 +53,8 @@ def prune(
     verify: bool = False,
     evolution: Evolution | None = None,
     check: Windows | None = None,
+    journal: str | Path | None = None,
+    resume: bool = False,
     progress: Progress = silent,
 ) -> Trajectory:
     """Let a method remove units, or whole layers, until the first of the bounds is met.
@@ -80,6 +86,9 @@ def prune(
         verify: at the end of a lazy run, search its last step exactly, too.
         evolution: how long an evolutionary search is to be; as published by default.
         check: the text of the perplexity recorded along the way; the search text by default.
+        journal: a file that holds every finished step before the next begins, as long as the run
+            goes on (`results.journal`). An evolutionary search keeps none.
+        resume: go on from the journal's last step.
         progress: called between pieces of work, with the `Trajectory` so far as `partial`.
 
     Returns:
@@ -88,7 +97,8 @@ def prune(
     Raises:
         MaskError: no bound is given, none can be met, or nothing is left that may go.
         ResultError: unknown method or metric, one that needs a model that runs layer by layer, or
-            one that cannot search lazily, or `evolution` for another kind of method.
+            one that cannot search lazily; `evolution` for another kind of method; a journal that
+            is in the way, or of another run.
         OutOfMemory: names the levers.
     """
     row = method_named(method)
@@ -134,66 +144,111 @@ def prune(
     check_bars(search)
     asked = {"only": only, "protect": str(protect or ""), **search.options}
     options = {name: value for name, value in asked.items() if value}
-    return _run(search, budget, mask, windows if check is None else check, options, progress)
+    check = windows if check is None else check
+    start = Trajectory(
+        provenance=loaded.provenance(corpus=windows.about),
+        mask=str(mask),
+        method=row.name,
+        metric=goal,
+        steps=[],
+        check_corpus=check.about,
+        finished=False,
+        options=options,
+    )
+    if planned and resume:
+        raise ResultError(f"{row.name} keeps no journal and cannot be resumed: run it anew.")
+    kept = None
+    if journal and not planned:
+        bounds = {name: str(value) for name, value in vars(budget).items()}
+        kept = Journal(journal, _identity(start, bounds, windows, check), resume=resume)
+    found = _run(search, budget, check, start, kept, progress)
+    if kept:
+        kept.close()
+    return found
+
+
+def _identity(
+    start: Trajectory, bounds: dict[str, str], windows: Windows, check: Windows
+) -> dict[str, Any]:
+    """What a run has to have in common with the journal that it is resumed from."""
+    made = start.provenance
+    return {
+        "model": made.source,
+        "weights": made.weights,
+        "dtype": made.dtype,
+        "versions": made.versions,
+        "mask": start.mask,
+        "method": start.method,
+        "metric": start.metric,
+        "options": start.options,
+        "bounds": bounds,
+        "text": {**windows.about, "tokens": _fingerprint(windows)},
+        "check": {**check.about, "tokens": _fingerprint(check)},
+    }
+
+
+def _fingerprint(windows: Windows) -> str:
+    """Of the token ids themselves: a file may have changed under its name."""
+    return hashlib.sha256(windows.ids.contiguous().numpy().tobytes()).hexdigest()[:16]
 
 
 def _run(
     search: Search,
     budget: Budget,
-    mask: Mask,
     check: Windows,
-    options: dict[str, Any],
+    run: Trajectory,
+    journal: Journal | None,
     progress: Progress,
 ) -> Trajectory:
     """The loop: the method proposes, the mask changes, the step is recorded."""
     loaded, about, count = search.loaded, search.windows.about, search.steps
-    started = begun = time.perf_counter()
-    progress(0, count, "measuring where it starts")
-    start = step = _step(loaded, 0, mask, None, _perplexity(loaded, check, mask), begun)
-    run = Trajectory(
-        provenance=loaded.provenance(corpus=about, started=started),
-        mask=str(mask),
-        method=search.row.name,
-        metric=search.metric,
-        steps=[start],
-        check_corpus=check.about,
-        finished=False,
-        options=options,
-    )
-    proposals = PROPOSE[search.row.way](search, mask, progress)
-    found, before, done = None, mask, 0.0
-    while step.step < count and not budget.met(start, step, _total(loaded)):
+    taken = journal.steps if journal else []
+    started = time.perf_counter() - sum(each.seconds for each in taken)
+
+    def recorded(run: Trajectory, step: Step) -> Trajectory:
+        if journal:
+            journal.add(step)
+        stamp = loaded.provenance(corpus=about, started=started)
+        return replace(run, steps=[*run.steps, step], provenance=stamp)
+
+    run, begun = replace(run, steps=list(taken)), time.perf_counter()
+    origin = Mask.parse(run.mask, loaded.depth)
+    if not taken:
+        progress(0, count, "measuring where it starts")
+        value = _perplexity(loaded, check, origin)
+        run = recorded(run, _step(loaded, 0, origin, None, value, begun))
+    proposals = PROPOSE[search.row.way](search, origin, progress, run.steps[1:])
+    step, done = run.steps[-1], float(run.steps[-1].step)
+    while step.step < count and not budget.met(run.steps[0], step, _total(loaded)):
         begun, number = time.perf_counter(), step.step + 1
         words = f"step {number}" if search.plan else f"step {number} of {count}"
         progress(done, count, words, run)
-        proposal = next(proposals, None)
-        if proposal is None:  # a search that has found nothing better
+        found = next(proposals, None)
+        if found is None:  # a search that has found nothing better
             break
-        found, before = proposal, mask
-        mask, done = found.applied(mask), number if found.done is None else found.done
+        mask = found.applied(Mask.parse(step.mask, loaded.depth))
+        done = number if found.done is None else found.done
         value = _known(search, found, check)
         value = _perplexity(loaded, check, mask) if value is None else value
         step = _step(loaded, number, mask, found, value, begun)
-        stamp = loaded.provenance(corpus=about, started=started)
-        run = replace(run, steps=[*run.steps, step], provenance=stamp)
+        run = recorded(run, step)
         gone = Mask(mask.depth, frozenset(found.removed))
         progress(done, count, f"{words}: removed {gone}", run)
-    if search.verify and found:
+    if search.verify and step.step:
         progress(step.step, count, f"searching step {step.step} exactly", run)
-        verified = {"step": step.step, **_exactly(search, before, found, progress)}
-        run = replace(run, verified=verified)
+        run = replace(run, verified=_exactly(search, run, progress))
     stamp = loaded.provenance(corpus=about, started=started)
     return replace(run, finished=True, provenance=stamp)
 
 
-def _exactly(
-    search: Search, mask: Mask, found: Proposal, progress: Progress
-) -> dict[str, list[str] | bool]:
-    """What the exact search removes where `found` was proposed, and whether it is the same."""
-    groups = [group for group in search.groups if str(group[0]) in found.scores]
+def _exactly(search: Search, run: Trajectory, progress: Progress) -> dict[str, Any]:
+    """What the exact search removes at the last step, and whether it is the same."""
+    step, mask = run.steps[-1], Mask.parse(run.steps[-2].mask, run.depth)
+    groups = [group for group in search.groups if str(group[0]) in step.scores]
     end = part(progress, search.steps, 0, search.steps)
     chosen = lowest(search, groups, scored(search, mask, groups, end).scores)
-    return {"removed": [str(unit) for unit in chosen], "same": list(chosen) == found.removed}
+    removed = [str(unit) for unit in chosen]
+    return {"step": step.step, "removed": removed, "same": removed == step.removed}
 
 
 def _size(loaded: LoadedModel, group: Group) -> Size:

@@ -40,6 +40,7 @@ from inspector.measure.scoring import (
 from inspector.model.loaded import LoadedModel
 from inspector.model.replay import record
 from inspector.model.surgery import mute_units
+from inspector.results.trajectory import Step
 from inspector.units import KINDS, Mask, Unit
 
 Scored = tuple[float, State]
@@ -52,15 +53,17 @@ KEPT_BYTES = 1 << 30
 """Bound on the untouched model's streams that are kept for the next time a window is drawn."""
 
 
-def propose(search: Search, mask: Mask, progress: Progress) -> Iterator[Proposal]:
+def propose(
+    search: Search, mask: Mask, progress: Progress, taken: Sequence[Step] = ()
+) -> Iterator[Proposal]:
     """The best random mask, then every change of the elite: two stages a generation, elitist.
 
     Each removed unit carries the score of the mask that it is part of, on the windows on which that
     was chosen. Equal scores go to the child, as in the authors' code.
     """
     plan, windows = search.plan, search.windows
-    if plan is None:
-        raise ValueError("an evolutionary search needs its plan")
+    if plan is None or taken:
+        raise ValueError("an evolutionary search needs its plan, and begins at its beginning")
     first, second = plan.stages(*windows.shape)
     draw, judge = random.Random(search.seed), Judge(search.loaded, windows, search.metric)
     begins, each = plan.asked.starts * first, plan.asked.offspring * first

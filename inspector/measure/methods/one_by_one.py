@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from inspector.jobs import Progress, part
 from inspector.measure.methods.choices import Group
 from inspector.measure.methods.lazily import rescored
 from inspector.measure.methods.scores import scored
 from inspector.measure.methods.search import Proposal, Search, by_unit, lowest
+from inspector.results.trajectory import Step
 from inspector.units import Mask
 
 
-def propose(search: Search, mask: Mask, progress: Progress) -> Iterator[Proposal]:
-    """One removal a step, for at most `search.steps` steps from the mask on.
+def propose(
+    search: Search, mask: Mask, progress: Progress, taken: Sequence[Step] = ()
+) -> Iterator[Proposal]:
+    """One removal a step, for at most `search.steps` steps from the mask on, after those `taken`.
 
     An iterative method scores what is left under the mask so far, a lazy one only as much of it as
     `lazily` says; a one-shot method scores all candidates before its first step and carries the
@@ -21,7 +24,12 @@ def propose(search: Search, mask: Mask, progress: Progress) -> Iterator[Proposal
     """
     left = list(search.groups)
     known: dict[Group, float] = {}
-    for gone in range(search.steps):
+    for step in taken:
+        mask = mask.mute(Mask.of(mask.depth, step.removed))
+        left = [group for group in left if str(group[0]) not in step.removed]
+        scores = {group: step.scores.get(str(group[0])) for group in left}
+        known = {group: score for group, score in scores.items() if score is not None}
+    for gone in range(len(taken), search.steps):
         allowed = search.allowed(left, gone)
         if search.row.way == "iterative" or not gone:
             here = part(progress, gone, 1, search.steps)
@@ -36,7 +44,7 @@ def propose(search: Search, mask: Mask, progress: Progress) -> Iterator[Proposal
             status, effort = dict.fromkeys(allowed, "stale"), (0.0, 0.0)
         scores = {group: known[group] for group in allowed}
         chosen = lowest(search, allowed, scores)
-        step = Proposal(by_unit(scores), by_unit(status), list(chosen), [], *effort)
-        yield step
-        mask = step.applied(mask)
+        proposal = Proposal(by_unit(scores), by_unit(status), list(chosen), [], *effort)
+        yield proposal
+        mask = proposal.applied(mask)
         left.remove(chosen)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -10,23 +10,29 @@ from inspector.jobs import Progress, part
 from inspector.measure.methods.choices import Group, stretches
 from inspector.measure.methods.search import Proposal, Search, by_unit, lowest, need_layers
 from inspector.measure.similarity import similarity
+from inspector.results.trajectory import Step
 from inspector.units import Mask, Unit
 
 
-def propose(search: Search, mask: Mask, progress: Progress) -> Iterator[Proposal]:
+def propose(
+    search: Search, mask: Mask, progress: Progress, taken: Sequence[Step] = ()
+) -> Iterator[Proposal]:
     """At step n the window of n layers with the least angular distance across it.
 
-    d(l, l+n) = arccos(cos(x_l, x_l+n)) / pi of the last token, x_l what enters layer l, averaged
-    over samples (equation 7), all from one pass under the mask at the start. A window holds
-    candidates alone, and passes over layers that are muted already. Its score stands at the units
-    of the layer that it begins with.
+    It begins after the steps `taken`. d(l, l+n) = arccos(cos(x_l, x_l+n)) / pi of the last token,
+    x_l what enters layer l, averaged over samples (equation 7), all from one pass under the mask at
+    the start. A window holds candidates alone, and passes over layers that are muted already. Its
+    score stands at the units of the layer that it begins with.
     """
     need_layers(search.loaded, search.row.name)
     once = part(progress, 0, 1, search.steps)
     distance = similarity(search.loaded, search.windows, mask, progress=once).angular_last
     runs = stretches(search.groups, mask)
     gone: set[Unit] = set()
-    for n in range(1, search.steps + 1):
+    for step in taken:
+        gone |= set(Mask.of(mask.depth, step.removed))
+        gone -= set(Mask.of(mask.depth, step.restored))
+    for n in range(len(taken) + 1, search.steps + 1):
         windows = {run[i]: run[i : i + n] for run in runs for i in range(len(run) - n + 1)}
         scores = {start: _across(distance, window) for start, window in windows.items()}
         best = windows[lowest(search, windows, scores)]
