@@ -41,8 +41,8 @@ SHARE: tuple[Command, ...] = (
                 default="auto",
                 help="auto (the first that is possible and smaller; default), blocks (whole layers "
                 "cut out), moe-stub (FFNs alone, in Llama, Mistral and Qwen2), compact (a small "
-                "modelling file comes along), zeroed (saves nothing) or gguf (a file for llama.cpp, "
-                "Llama, Mistral and Qwen2 alone; F16, or gguf:bf16, gguf:f32, gguf:q8_0)",
+                "modelling file comes along), zeroed (saves nothing) or gguf (for llama.cpp; in "
+                "Llama, Mistral and Qwen2; F16, or gguf:bf16, gguf:f32, gguf:q8_0)",
             ),
             argument("--force", action="store_true", help="replace an earlier export of that name"),
             argument(

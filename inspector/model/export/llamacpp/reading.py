@@ -85,7 +85,9 @@ def read_back(
     wanted = set(_wanted(loaded, mask, sizes))
     return [
         _check("key-values", "every key-value reads as it was meant", _as_meant(fields, said)),
-        _check("layers", "heads and widths of each block tell the mask", _tells(loaded, mask, sizes)),
+        _check(
+            "layers", "heads and widths of each block tell the mask", _tells(loaded, mask, sizes)
+        ),
         _check(
             "tensors",
             "the tensors are those that llama.cpp asks for by the key-values, and no others",
@@ -114,7 +116,8 @@ def block_sizes(fields: dict[str, Any]) -> list[tuple[int, int, int]]:
 def _as_meant(fields: dict[str, Any], said: dict[str, KeyValue]) -> bool:
     own = {name for name in fields if not name.startswith("GGUF.")} - {"general.architecture"}
     return own == set(said) and all(
-        _plain(fields[name], value.type, value.items) == _plain(value.value, value.type, value.items)
+        _plain(fields[name], value.type, value.items)
+        == _plain(value.value, value.type, value.items)
         for name, value in said.items()
     )
 
@@ -127,7 +130,7 @@ def _plain(value: Any, kind: str, items: str | None) -> Any:
 
 
 def _tells(loaded: LoadedModel, mask: Mask, sizes: list[tuple[int, int, int]]) -> bool:
-    """Whether the sizes are the model's where a unit is on, and a stub's or none where it is off."""
+    """Whether the sizes are the model's where a unit is on, and a stub's where it is off."""
     config: Any = loaded.model.config
     whole = (config.num_attention_heads, config.num_key_value_heads, config.intermediate_size)
     kept = kept_layers(mask)
@@ -249,7 +252,7 @@ def run(
 ) -> list[Check]:
     """What llama.cpp computes with the file against the muted model, where it is installed."""
     if importlib.util.find_spec(READER) is None:
-        return [stock.check(READER, stock.NOT_DONE, passed=None)]
+        return [stock.check("llama.cpp", stock.NOT_DONE, passed=None)]
     ids = torch.randint(
         3, loaded.model.config.vocab_size, SHAPE, generator=torch.Generator().manual_seed(1)
     )

@@ -5,6 +5,7 @@ The checking process runs this file by its path and cannot import this project.
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -33,14 +34,14 @@ def check(
 def main(request: dict[str, Any]) -> list[dict[str, Any]]:
     """The checks that the request asks for."""
     try:
-        from llama_cpp import Llama
+        llama_cpp: Any = importlib.import_module("llama_cpp")
     except (ImportError, OSError, RuntimeError):  # installed, and its library does not load
-        return [check("llama_cpp", NOT_DONE, passed=None)]
+        return [check("llama.cpp", NOT_DONE, passed=None)]
     from safetensors.numpy import load_file
 
     reference = load_file(request["reference"])
     ids, theirs = reference["ids"], reference["logits"].astype(np.float64)
-    llama = Llama(
+    llama = llama_cpp.Llama(
         request["file"],
         n_ctx=max(64, ids.shape[1]),
         n_gpu_layers=0,
@@ -63,7 +64,7 @@ def main(request: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def answers(llama: Any, ids: np.ndarray, sizes: list[int]) -> np.ndarray:
-    """The logits [T, V] of ids that are fed in pieces of these sizes; nothing is put before them."""
+    """The logits [T, V] of ids fed in pieces of these sizes; nothing is put before them."""
     llama.reset()
     at = 0
     for size in sizes:
