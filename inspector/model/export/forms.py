@@ -132,8 +132,8 @@ FORMS: dict[str, Form] = {
             "a GGUF file, llama where whole layers alone are off, else deci with a size for each "
             "layer; matrices in F16, or as gguf:bf16, gguf:f32, gguf:q8_0",
             {
-                "transformers": "whole layers off: yes, short of llama3's positions; else no",
-                "vLLM": "no",
+                "transformers": "where whole layers alone are off; scaled positions are not read",
+                "vLLM": "not tried",
                 "llama.cpp": "yes, as it is",
             },
             tensors.problem,
