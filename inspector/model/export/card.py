@@ -190,13 +190,17 @@ def _what(loaded: LoadedModel, mask: Mask, choice: Choice, source: Source) -> st
         f"Made of {title(source)} ({made.weights}, {made.model_type}, {made.dtype}) with "
         f"inspector {__version__}. It computes what the source computes with those units muted; "
         "nothing was trained afterwards.\n\n"
-        f"- Format `{choice.name}`: {choice.form.what}.\n"
+        f"- Format `{choice.name}`: {choice.form.what}.\n{_type(choice)}"
         f"- {saved}.\n"
         f"- {left:,} of {loaded.parameters:,} parameters are in use.\n"
         f"- {kv[0]:,} of {kv[1]:,} bytes of KV cache a token.\n"
         + "".join(f"- {note}\n" for note in choice.form.notes)
         + f"- Made and checked with transformers {made.versions['transformers']}.\n"
     )
+
+
+def _type(choice: Choice) -> str:
+    return f"- Its matrices are in {choice.type.upper()}.\n" if choice.type else ""
 
 
 def _checked(check: Check) -> tuple[str, str, str]:

@@ -129,8 +129,8 @@ FORMS: dict[str, Form] = {
         Form(
             "gguf",
             "One file for llama.cpp",
-            "a GGUF file, llama where whole layers alone are off, else deci with a size for each "
-            "layer; matrices in F16, or as gguf:bf16, gguf:f32, gguf:q8_0",
+            "a GGUF file: llama where whole layers alone are off, else deci, whose layers have "
+            "sizes of their own; matrices in F16, or by name in another type (gguf:q8_0)",
             {
                 "transformers": "where whole layers alone are off; scaled positions are not read",
                 "vLLM": "not tried",

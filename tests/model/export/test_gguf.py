@@ -185,6 +185,7 @@ def test_a_finished_export(tmp_path: Path) -> None:
     assert "| not done | - |" in card
     assert "llama-cli -m PATH/model.gguf" in card
     assert "library_name" not in card
+    assert "- Its matrices are in Q8_0." in card
     export(loaded, mask, tmp_path / "again", form="gguf:q8_0")
     assert {f.name: f.read_bytes() for f in made.folder.iterdir()} == {
         f.name: f.read_bytes() for f in (tmp_path / "again").iterdir()

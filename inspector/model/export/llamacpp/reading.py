@@ -239,8 +239,8 @@ def _as_rounded(ours: torch.Tensor, theirs: torch.Tensor, kind: str) -> bool:
 def _same_tokens(loaded: LoadedModel, fields: dict[str, Any]) -> bool:
     tokenizer = loaded.tokenizer
     tokens = fields["tokenizer.ggml.tokens"]
-    known = min(len(tokenizer), len(tokens))
-    same = tokenizer.convert_ids_to_tokens(list(range(known))) == tokens[:known]
+    own = tokenizer.convert_ids_to_tokens(list(range(len(tokens))))  # None where there is none
+    same = all(text in (None, found) for text, found in zip(own, tokens, strict=True))
     for name in ("bos", "eos"):
         number = fields.get(f"tokenizer.ggml.{name}_token_id")
         same = same and number in (None, getattr(tokenizer, f"{name}_token_id"))
