@@ -108,6 +108,8 @@ def ask(
     if not report.is_file():
         lines = [line for line in said.splitlines() if line.strip()]
         reason = lines[-1].strip()[:300] if lines else "its process ended without a word"
+        if status < 0:
+            reason = f"its process crashed (signal {-status})"
         if status == KILLED:
             reason = "its process was ended by the system, most often for lack of memory"
         if out_of_memory(RuntimeError(reason)) or "out of memory" in reason:
