@@ -156,7 +156,7 @@ def of_the_file(file: Path, ids: torch.Tensor) -> tuple[float, list[int]]:
     ("text", "form", "arch", "within"),
     [
         ("0.attn,5.ffn,9.attn,13.ffn,17,21-22.attn", "gguf", "deci", 1e-3),
-        ("0.attn,5.ffn,9.attn,13.ffn,17,21-22.attn", "gguf:q8_0", "deci", 1e-2),
+        ("0.attn,5.ffn,9.attn,13.ffn,17,21-22.attn", "gguf:q8_0", "deci", 5e-2),
         ("17,21-23", "gguf", "llama", 1e-3),
     ],
     ids=["deci", "deci-q8_0", "llama"],
