@@ -23,7 +23,7 @@ from inspector.measure.foreign import FORMATS, WRITTEN
 SHARE: tuple[Command, ...] = (
     Command(
         "export",
-        "write the model without the muted units as a folder that transformers loads",
+        "write the model without the muted units as a folder that transformers or llama.cpp loads",
         exporting.export,
         (
             argument("model", metavar="MODEL", nargs="?", help=f"{MODEL.help}; or --recipe"),
@@ -41,7 +41,8 @@ SHARE: tuple[Command, ...] = (
                 default="auto",
                 help="auto (the first that is possible and smaller; default), blocks (whole layers "
                 "cut out), moe-stub (FFNs alone, in Llama, Mistral and Qwen2), compact (a small "
-                "modelling file comes along) or zeroed (saves nothing)",
+                "modelling file comes along), zeroed (saves nothing) or gguf (for llama.cpp; in "
+                "Llama, Mistral and Qwen2; F16, or gguf:bf16, gguf:f32, gguf:q8_0)",
             ),
             argument("--force", action="store_true", help="replace an earlier export of that name"),
             argument(

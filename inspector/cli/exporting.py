@@ -143,7 +143,7 @@ def made_facts(made: Exported, mask: Mask) -> dict[str, Any]:
 
 def _facts(choice: Choice) -> dict[str, Any]:
     return {
-        "format": choice.form.name,
+        "format": choice.name,
         "what": choice.form.what,
         "problem": choice.problem,
         "bytes": choice.bytes,
@@ -178,10 +178,12 @@ def described(found: list[Choice], mask: Mask) -> str:
 
 def made_described(made: Exported, mask: Mask) -> str:
     """A finished export, as text."""
+    from inspector.model.export.proof import verdict
+
     rows = [
         [
             check["name"],
-            "passed, bit for bit" if check["exact"] else "passed",
+            verdict(check),
             "-" if check["difference"] is None else f"{check['difference']:.3g}",
             check["what"],
         ]
@@ -189,7 +191,7 @@ def made_described(made: Exported, mask: Mask) -> str:
     ]
     choice = made.choice
     head = (
-        f"{printable(str(made.folder), lines=False)} · {choice.form.name}, {made.bytes:,} bytes, "
+        f"{printable(str(made.folder), lines=False)} · {choice.name}, {made.bytes:,} bytes, "
         f"of which {choice.bytes:,} are weights ({choice.saved:.1%} less than the source's)\n"
         f"removed: {mask}"
     )

@@ -358,12 +358,24 @@ def _guard(source: Source, step: Callable[[], T]) -> T:
                 f"out of memory while loading {source.text}: choose bf16 or a smaller model."
             ) from error
         raise LoadError(_said(source, error)) from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # of the tokenizers library, which is in Rust
+            raise
+        raise LoadError(
+            f"{source.text} has a tokenizer that cannot be read here ({error}): "
+            "choose another model."
+        ) from error
 
 
 def _said(source: Source, error: Exception) -> str:
     text = " ".join(str(error).split())
     if "trust_remote_code" in text or "custom code" in text:
         return f"{source.text} needs code of its own, and {CODE_OFF}: choose another model."
+    if source.kind == "gguf" and "deci" in text:
+        return (
+            f"{source.text} has layers of different sizes (deci), which only llama.cpp loads: "
+            "load what it was made of, and mute the same units."
+        )
     if "model type" in text or "Unrecognized" in text or "architecture" in text.lower():
         return f"{source.text} has an architecture that transformers cannot load here: {text[:200]}"
     if "okenizer" in text:

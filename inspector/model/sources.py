@@ -131,6 +131,9 @@ def check_folder(folder: Path) -> list[Path]:
         LoadError: no config, no weights, or pickles only.
     """
     if not (folder / "config.json").is_file():
+        file = next(iter(sorted(folder.glob("*.gguf"))), None)
+        if file is not None:
+            raise LoadError(f"{folder} has no config.json, but a GGUF file: give {file}.")
         raise LoadError(f"{folder} has no config.json: give the folder that save_pretrained wrote.")
     weights = sorted(folder.glob("*.safetensors"))
     if weights:

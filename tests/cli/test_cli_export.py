@@ -11,7 +11,8 @@ import pytest
 from inspector.cli import main
 from inspector.cli.commands import COMMANDS
 from inspector.model.export import making
-from inspector.model.export.forms import FORMS
+from inspector.model.export.forms import FORMS, NAMES
+from inspector.model.export.llamacpp import reading
 
 FP32 = ("--dtype", "fp32")
 
@@ -76,6 +77,22 @@ def test_a_format_that_was_asked_for(capsys: pytest.CaptureFixture[str], tmp_pat
     assert recipe["export"] == "zeroed"
 
 
+def test_a_gguf_file_and_its_recipe(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "READER", "no_such_module")
+    one, two = tmp_path / "one", tmp_path / "two"
+    argv = ("tiny:llama", "--mask", "0.attn,2", "--format", "gguf:q8_0", *FP32)
+    text = ok(capsys, *argv, "-o", str(one))
+    assert "gguf:q8_0" in text
+    assert "not done" in text
+    assert "llama.cpp: yes, as it is" in text
+    data = json.loads(ok(capsys, "--recipe", str(one / "recipe.json"), "-o", str(two), "--json"))
+    assert data["format"] == "gguf:q8_0"
+    assert (one / "model.gguf").read_bytes() == (two / "model.gguf").read_bytes()
+    assert "not possible: llama.cpp takes" in ok(capsys, "tiny:qwen3", "--mask", "2", *FP32)
+
+
 def test_what_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     out = ("-o", str(tmp_path / "out"))
     assert "name a model, or give --recipe" in refused(capsys)
@@ -117,5 +134,5 @@ def test_recipes_that_are_none(capsys: pytest.CaptureFixture[str], tmp_path: Pat
 def test_the_help_names_every_format() -> None:
     (row,) = [row for row in COMMANDS if row.name == "export"]
     (argument,) = [each for each in row.arguments if "--format" in each.names]
-    assert all(name in argument.help for name in FORMS)
+    assert all(name in argument.help for name in NAMES)
     assert row.usage.startswith("export [MODEL] [-o DIR]")

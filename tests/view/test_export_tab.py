@@ -13,6 +13,7 @@ import pytest
 from inspector.cli.parser import build_parser
 from inspector.model.export import making
 from inspector.model.export.forms import FORMS
+from inspector.model.export.llamacpp import reading
 from inspector.units import Mask
 from inspector.view.session import Session
 from inspector.view.status import active
@@ -85,6 +86,20 @@ def test_an_export_and_its_report(ready_pages: Pages, session: Session, tmp_path
     go(ready_pages, session, "zeroed", str(target), True)
     assert not session.errors["export"]
     assert not (target / "modeling_pruned_llama.py").exists()
+
+
+def test_a_gguf_file(
+    ready_pages: Pages, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "READER", "no_such_module")
+    assert "- `gguf`: **0.3 MB, " in plan(ready_pages, session)
+    made = go(ready_pages, session, "gguf:bf16", str(tmp_path / "out"), False)
+    assert (made.exported.folder / "model.gguf").is_file()
+    report, line, _ = export.draw(session)
+    assert "### Exported as `gguf:bf16`" in report
+    assert "- not done: what llama.cpp computes" in report
+    assert "- passed, off by 0.00098 at most: every tensor" in report
+    assert "--format gguf:bf16" in line["value"]
 
 
 def test_what_was_checked_on_the_page_goes_along(

@@ -9,7 +9,7 @@ from typing import Any
 
 from inspector import __version__
 from inspector.model.export.forms import Choice
-from inspector.model.export.proof import Check
+from inspector.model.export.proof import Check, verdict
 from inspector.model.loaded import LoadedModel
 from inspector.model.sources import BUNDLED, BUNDLED_HUB, BUNDLED_LICENCE, Source, parse
 from inspector.results.base import Result
@@ -31,6 +31,18 @@ model = AutoModelForCausalLM.from_pretrained("PATH"{trust})
 tokenizer = AutoTokenizer.from_pretrained("PATH"{trust})
 ```
 """
+RUN_GGUF = """\
+```sh
+llama-cli -m PATH/model.gguf -p "The sky is"
+```
+"""
+CHECKED = (
+    "The folder was loaded in a fresh process and compared with the source whose units were muted."
+)
+CHECKED_GGUF = (
+    "The file was read back and compared with the source whose units were muted; whether llama.cpp "
+    "has run it stands below."
+)
 
 
 def recipe(
@@ -49,7 +61,7 @@ def recipe(
         "model_type": made.model_type,
         "dtype": made.dtype,
         "mask": mask.to_json(),
-        "export": choice.form.name,
+        "export": choice.name,
         "bytes": choice.bytes,
         "source_bytes": choice.source_bytes,
         "checks": checks,
@@ -69,21 +81,24 @@ def card(
     source = parse(loaded.source)
     parts = [
         _front(source, choice),
-        f"# {_title(source)} without {len(mask)} of its units\n",
+        f"# {title(source)} without {len(mask)} of its units\n",
         _what(loaded, mask, choice, source),
         "## The layer map\n\n"
         f"`{ON}` is there, `{OFF}` was removed; layer 0 on the left, ten layers a group.\n\n"
         f"```text\n{layer_map(mask)}\n```\n",
         f"Removed, in the numbering of the source: `{mask}`\n",
         "## Who can load it\n\n" + _table(["reader", "how"], choice.form.loads.items()),
-        RUN.format(trust=", trust_remote_code=True" if choice.form.own_code else ""),
-        "## How it was checked\n\n"
-        "The folder was loaded in a fresh process and compared with the source whose units were "
-        "muted.\n\n" + _table(["check", "result", "largest difference"], map(_checked, checks)),
+        RUN_GGUF if choice.type else RUN.format(trust=_trust(choice)),
+        f"## How it was checked\n\n{CHECKED_GGUF if choice.type else CHECKED}\n\n"
+        + _table(["check", "result", "largest difference"], map(_checked, checks)),
     ]
     if results:
         parts.append("## What it costs\n\n" + _measured(results))
     return "\n".join(parts)
+
+
+def _trust(choice: Choice) -> str:
+    return ", trust_remote_code=True" if choice.form.own_code else ""
 
 
 def of_this_mask(loaded: LoadedModel, mask: Mask, results: Iterable[Result]) -> list[Result]:
@@ -140,7 +155,8 @@ def _licence_on_hub(source: Source) -> str:
     return found if isinstance(found, str) and re.fullmatch(r"[\w.-]+", found) else UNKNOWN
 
 
-def _title(source: Source) -> str:
+def title(source: Source) -> str:
+    """The name of what the export was made of, in letters that mean nothing in Markdown."""
     name = BUNDLED_HUB if source.text == BUNDLED else source.name
     return re.sub(r"[^\w.-]+", "-", Path(name).name)
 
@@ -151,10 +167,11 @@ def _front(source: Source, choice: Choice) -> str:
         "---",
         f"license: {licence(source)}",
         *([f"base_model: {base}"] if base else []),
-        "library_name: transformers",
+        *([] if choice.type else ["library_name: transformers"]),
         "pipeline_tag: text-generation",
         "tags:",
         "- pruned",
+        *(["- gguf"] if choice.type else []),
         *(["- custom_code"] if choice.form.own_code else []),
         "---",
         "",
@@ -170,10 +187,10 @@ def _what(loaded: LoadedModel, mask: Mask, choice: Choice, source: Source) -> st
         saved = f"{choice.bytes:,} bytes of weights: this format saves nothing"
     kv = loaded.kv_bytes_left(mask), loaded.kv_bytes_left(loaded.empty())
     return (
-        f"Made of {_title(source)} ({made.weights}, {made.model_type}, {made.dtype}) with "
+        f"Made of {title(source)} ({made.weights}, {made.model_type}, {made.dtype}) with "
         f"inspector {__version__}. It computes what the source computes with those units muted; "
         "nothing was trained afterwards.\n\n"
-        f"- Format `{choice.form.name}`: {choice.form.what}.\n"
+        f"- Format `{choice.name}`: {choice.form.what}.\n{_type(choice)}"
         f"- {saved}.\n"
         f"- {left:,} of {loaded.parameters:,} parameters are in use.\n"
         f"- {kv[0]:,} of {kv[1]:,} bytes of KV cache a token.\n"
@@ -182,12 +199,13 @@ def _what(loaded: LoadedModel, mask: Mask, choice: Choice, source: Source) -> st
     )
 
 
+def _type(choice: Choice) -> str:
+    return f"- Its matrices are in {choice.type.upper()}.\n" if choice.type else ""
+
+
 def _checked(check: Check) -> tuple[str, str, str]:
-    result = "failed" if not check["passed"] else "passed, bit for bit"
-    if check["passed"] and not check["exact"]:
-        result = "passed"
     apart = check["difference"]
-    return check["what"], result, "-" if apart is None else f"{apart:.3g}"
+    return check["what"], verdict(check), "-" if apart is None else f"{apart:.3g}"
 
 
 def _measured(results: Sequence[Result]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from inspector.errors import ExportError
 from inspector.model.export import configs, layout, modelling, stub
 from inspector.model.export.layout import all_weights, kept_layers, total_bytes
+from inspector.model.export.llamacpp import tensors
 from inspector.model.export.opening import GONE
 from inspector.model.loaded import LoadedModel
 from inspector.units import KINDS, Mask, Unit
@@ -22,7 +23,9 @@ class Form:
 
     `loads` says who can load it, reader to answer; what is read in a reader's code and was not
     tried says so. `native` tells that the folder is of a model type that transformers knows,
-    `own_code` that it brings a modelling file; `notes` go into the model card.
+    `own_code` that it brings a modelling file; `notes` go into the model card. A form without a
+    config is one GGUF file; `types` are those its matrices may have, the first where none is named,
+    while the other forms keep the dtype in memory.
     """
 
     name: str
@@ -31,10 +34,16 @@ class Form:
     loads: dict[str, str]
     problem: Callable[[LoadedModel, Mask], str]
     weights: layout.Layout
-    config: Callable[[LoadedModel, Mask], dict[str, Any]]
+    config: Callable[[LoadedModel, Mask], dict[str, Any]] | None
     native: bool = True
     own_code: bool = False
     notes: tuple[str, ...] = ()
+    types: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> list[str]:
+        """What it is asked for by: its name, and with each type but the first."""
+        return [self.name, *(f"{self.name}:{kind}" for kind in self.types[1:])]
 
 
 def _blocks_problem(loaded: LoadedModel, mask: Mask) -> str:
@@ -117,6 +126,22 @@ FORMS: dict[str, Form] = {
             layout.zeroed,
             _zeroed_config,
         ),
+        Form(
+            "gguf",
+            "One file for llama.cpp",
+            "a GGUF file: llama where whole layers alone are off, else deci, whose layers have "
+            "sizes of their own; matrices in F16, or by name in another type (gguf:q8_0)",
+            {
+                "transformers": "where whole layers alone are off; scaled positions are not read",
+                "vLLM": "not tried",
+                "llama.cpp": "yes, as it is",
+            },
+            tensors.problem,
+            tensors.layout,
+            None,
+            native=False,
+            types=tensors.TYPES,
+        ),
     )
 }
 """The formats, the lowest rung first: `auto` takes the first that is possible and smaller."""
@@ -124,12 +149,21 @@ FORMS: dict[str, Form] = {
 
 @dataclass(frozen=True)
 class Choice:
-    """A form for one model and mask: bytes of its weights and of the source's, or its problem."""
+    """A form for one model and mask: bytes of its weights and of the source's, or its problem.
+
+    `type` is that of its matrices, where the form has several; else empty.
+    """
 
     form: Form
     bytes: int
     source_bytes: int
     problem: str = ""
+    type: str = ""
+
+    @property
+    def name(self) -> str:
+        """What it is asked for by."""
+        return self.form.names[self.form.types.index(self.type)] if self.type else self.form.name
 
     @property
     def saved(self) -> float:
@@ -137,44 +171,59 @@ class Choice:
         return 1 - self.bytes / self.source_bytes if self.source_bytes else 0.0
 
 
+NAMES: dict[str, tuple[Form, str]] = {
+    name: (form, kind)
+    for form in FORMS.values()
+    for name, kind in zip(form.names, form.types or ("",), strict=True)
+}
+"""Everything that can be asked for by name, to its form and type."""
+
+
 def choices(loaded: LoadedModel, mask: Mask) -> list[Choice]:
     """Every form, with what it costs under this mask or why it is not possible.
 
-    Bytes are those of the weights by arithmetic, in the dtype of the model in memory: parameters
-    times the size of one, tied weights once, without the headers of the files.
+    Bytes are those of the weights by arithmetic, in the dtype of the model in memory or the form's
+    own type: parameters times the size of one, tied weights once, without the headers of the files.
 
     Raises:
         MaskError: the mask does not fit the model.
     """
+    return [_choice(loaded, mask, name) for name in FORMS]
+
+
+def _choice(loaded: LoadedModel, mask: Mask, name: str) -> Choice:
     loaded.check(mask)
+    form, kind = NAMES[name]
     source = total_bytes(all_weights(loaded))
-    general = _general_problem(loaded, mask)
-    found = []
-    for form in FORMS.values():
-        problem = general or form.problem(loaded, mask)
-        size = 0 if problem else total_bytes(form.weights(loaded, mask))
-        found.append(Choice(form, size, source, problem))
-    return found
+    problem = _general_problem(loaded, mask) or form.problem(loaded, mask)
+    if problem:
+        return Choice(form, 0, source, problem, kind)
+    weights = form.weights(loaded, mask)
+    size = tensors.total_bytes(weights, kind) if kind else total_bytes(weights)
+    return Choice(form, size, source, type=kind)
 
 
 def choose(loaded: LoadedModel, mask: Mask, name: str = AUTO) -> Choice:
     """The choice of this name; `auto` is the lowest rung that is possible and really smaller.
 
+    `auto` keeps to what transformers loads: a file in another precision is smaller in any case.
+
     Raises:
         ExportError: no such form, or it is not possible here; says why.
         MaskError: the mask does not fit the model.
     """
-    if name != AUTO and name not in FORMS:
-        raise ExportError(f"there is no format {name!r}: choose {AUTO}, {', '.join(FORMS)}.")
-    found = {choice.form.name: choice for choice in choices(loaded, mask)}
     if name != AUTO:
-        if found[name].problem:
-            raise ExportError(f"{name} is not possible here: {found[name].problem}.")
-        return found[name]
-    for choice in found.values():
+        if name not in NAMES:
+            raise ExportError(f"there is no format {name!r}: choose {AUTO}, {', '.join(NAMES)}.")
+        choice = _choice(loaded, mask, name)
+        if choice.problem:
+            raise ExportError(f"{name} is not possible here: {choice.problem}.")
+        return choice
+    found = [choice for choice in choices(loaded, mask) if not choice.type]
+    for choice in found:
         if not choice.problem and choice.bytes < choice.source_bytes:
             return choice
-    reasons = "; ".join(f"{c.form.name}: {c.problem}" for c in found.values() if c.problem)
+    reasons = "; ".join(f"{c.form.name}: {c.problem}" for c in found if c.problem)
     raise ExportError(f"no format makes this smaller ({reasons}): choose other units, or zeroed.")
 
 

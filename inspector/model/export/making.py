@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,16 @@ from inspector.errors import ExportError
 from inspector.jobs import Progress, part, silent
 from inspector.model.export import card, modelling
 from inspector.model.export.forms import AUTO, Choice, choose
+from inspector.model.export.llamacpp.keys import keys
+from inspector.model.export.llamacpp.reading import prove_gguf
+from inspector.model.export.llamacpp.vocabulary import KeyValue, vocabulary
+from inspector.model.export.llamacpp.writing import write_gguf
 from inspector.model.export.proof import Check, prove, reference, request_of
 from inspector.model.export.shards import SHARD_BYTES, write_weights
 from inspector.model.export.writing import RECIPE, check_target, put_in_place, workplace
 from inspector.model.loaded import LoadedModel
 from inspector.model.loading import ROOM, gib, memory_available
+from inspector.model.sources import parse
 from inspector.results.base import Result
 from inspector.units import Mask
 
@@ -50,13 +56,14 @@ def export(
 
     The folder is written beside its target, loaded in a fresh process, compared with the muted
     model, and only then given its name; on any failure nothing of it is left. The check holds the
-    exported model in memory beside this one.
+    exported model in memory beside this one. A GGUF file is read back tensor by tensor instead, and
+    run by llama.cpp where that is installed.
 
     Args:
-        loaded: the model, whose dtype the weights are written in.
+        loaded: the model, whose dtype the weights are written in unless the form has its own.
         mask: what is removed.
         target: the folder to be; its parent exists.
-        form: a name of `forms.FORMS`, or auto.
+        form: a name of `forms.NAMES`, or auto.
         force: replace an earlier export of that name.
         results: measurements for the model card and the recipe; those of other masks or weights
             are left out.
@@ -70,18 +77,13 @@ def export(
     """
     choice = choose(loaded, mask, form)
     folder = Path(target).expanduser().absolute()
-    check_target(folder, need=2 * choice.bytes + SLACK, force=force)
-    _check_memory(loaded, choice)
-    progress(0, 10, "asking the muted model")
-    expected = reference(loaded, mask)
-    request = request_of(loaded, own_code=choice.form.own_code)
+    copies = 1 if choice.type else 2
+    check_target(folder, need=copies * choice.bytes + SLACK, force=force)
     with workplace(folder) as work:
         made = work / "model"
         made.mkdir()
-        write_model(
-            loaded, mask, choice, made, shard_bytes=shard_bytes, progress=part(progress, 1, 5, 10)
-        )
-        checks = prove(made, work, expected, request, progress=part(progress, 6, 3.5, 10))
+        make = _make_gguf if choice.type else partial(_make_folder, shard_bytes=shard_bytes)
+        checks = make(loaded, mask, choice, made, work, progress=part(progress, 0, 9.5, 10))
         about = card.of_this_mask(loaded, mask, results)
         _write(made / REPORT, _dumped(checks))
         _write(made / RECIPE, _dumped(card.recipe(loaded, mask, choice, checks, about)))
@@ -91,6 +93,43 @@ def export(
         put_in_place(made, folder, force=force)
     progress(10, 10, "exported")
     return Exported(folder, choice, size, checks)
+
+
+def _make_folder(
+    loaded: LoadedModel,
+    mask: Mask,
+    choice: Choice,
+    made: Path,
+    work: Path,
+    *,
+    shard_bytes: int,
+    progress: Progress,
+) -> list[Check]:
+    """A folder that transformers loads, and its checks."""
+    _check_memory(loaded, choice)
+    progress(0, 10, "asking the muted model")
+    expected = reference(loaded, mask)
+    request = request_of(loaded, own_code=choice.form.own_code)
+    writing = part(progress, 1, 5, 10)
+    write_model(loaded, mask, choice, made, shard_bytes=shard_bytes, progress=writing)
+    return prove(made, work, expected, request, progress=part(progress, 6, 4, 10))
+
+
+def _make_gguf(
+    loaded: LoadedModel, mask: Mask, choice: Choice, made: Path, work: Path, *, progress: Progress
+) -> list[Check]:
+    """A GGUF file, and its checks."""
+    progress(0, 10, "reading the tokenizer")
+    said = key_values(loaded, mask, choice)
+    writing = part(progress, 1, 4, 10)
+    write_gguf(loaded, mask, made, kind=choice.type, said=said, progress=writing)
+    return prove_gguf(loaded, mask, made, work, said=said, progress=part(progress, 5, 5, 10))
+
+
+def key_values(loaded: LoadedModel, mask: Mask, choice: Choice) -> dict[str, KeyValue]:
+    """Every key-value of a GGUF file but its architecture."""
+    title = f"{card.title(parse(loaded.source))} without {len(mask)} of its units"
+    return {**keys(loaded, mask, choice.type, title), **vocabulary(loaded)}
 
 
 def _check_memory(loaded: LoadedModel, choice: Choice) -> None:
@@ -114,7 +153,8 @@ def write_model(
 ) -> None:
     """Write all that loading needs: config, code where there is any, tokenizer, weights."""
     form, model = choice.form, loaded.model
-    _write(folder / "config.json", _dumped(form.config(loaded, mask)))
+    if form.config is not None:
+        _write(folder / "config.json", _dumped(form.config(loaded, mask)))
     if form.own_code:
         name = modelling.names(loaded)["module"]
         _write(folder / f"{name}.py", modelling.source_code(loaded, mask))

@@ -29,7 +29,8 @@ KILLED = -9
 SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_TOKEN")
 
 Check = dict[str, Any]
-"""`name`, `what` was checked, whether it `passed`, whether equality was `exact`, `difference`."""
+"""`name`, `what` was checked, whether it `passed` (None: it was not done), whether equality was
+`exact`, and the largest `difference`."""
 
 
 def reference(loaded: LoadedModel, mask: Mask) -> dict[str, torch.Tensor]:
@@ -76,16 +77,39 @@ def prove(
     Raises:
         ExportError: a check failed, or the folder cannot be loaded; says which and why.
     """
-    files = {name: str(work / name) for name in ("reference", "report", "again")}
+    more = {"folder": str(folder), "again": str(work / "again")}
+    checks = ask(fresh.__file__, work, expected, {**request, **more}, progress=progress)
+    refuse_failed(checks)
+    return checks
+
+
+def ask(
+    script: str,
+    work: Path,
+    expected: dict[str, torch.Tensor],
+    request: dict[str, Any],
+    *,
+    progress: Progress = silent,
+) -> list[Check]:
+    """What a script answers in a fresh process; see `prove`.
+
+    The script finds `expected` in the file `reference` of its request, and leaves its checks in the
+    file `report`.
+
+    Raises:
+        ExportError: it came to no end; says why.
+    """
+    files = {name: str(work / name) for name in ("reference", "report")}
     save_file(expected, files["reference"])
     asked = work / "request.json"
-    text = json.dumps({**request, **files, "folder": str(folder)})
-    asked.write_text(text, encoding="utf-8")
-    status, said = _run(asked, work, progress)
+    asked.write_text(json.dumps({**request, **files}), encoding="utf-8")
+    status, said = _run(script, asked, work, progress)
     report = Path(files["report"])
     if not report.is_file():
         lines = [line for line in said.splitlines() if line.strip()]
         reason = lines[-1].strip()[:300] if lines else "its process ended without a word"
+        if status < 0:
+            reason = f"its process crashed (signal {-status})"
         if status == KILLED:
             reason = "its process was ended by the system, most often for lack of memory"
         if out_of_memory(RuntimeError(reason)) or "out of memory" in reason:
@@ -95,16 +119,29 @@ def prove(
             )
         raise ExportError(f"the exported folder cannot be loaded, and was deleted: {reason}")
     checks: list[Check] = json.loads(report.read_text(encoding="utf-8"))
-    failed = [check for check in checks if not check["passed"]]
+    return checks
+
+
+def refuse_failed(checks: list[Check]) -> None:
+    """Raise an ExportError that names the first check that failed; None is one not done."""
+    failed = [check for check in checks if check["passed"] is False]
     if failed:
         raise ExportError(
             f"the export failed its check {failed[0]['name']!r} ({failed[0]['what']}), and was "
             "deleted: choose another format, or report it with the mask."
         )
-    return checks
 
 
-def _run(asked: Path, work: Path, progress: Progress) -> tuple[int, str]:
+def verdict(check: Check) -> str:
+    """What came out of a check, in a word or two."""
+    if check["passed"] is None:
+        return "not done"
+    if not check["passed"]:
+        return "failed"
+    return "passed, bit for bit" if check["exact"] else "passed"
+
+
+def _run(script: str, asked: Path, work: Path, progress: Progress) -> tuple[int, str]:
     """Run the check; its status and what it wrote to stderr. On a cancel the process is ended."""
     environment = {name: value for name, value in os.environ.items() if name not in SECRETS}
     environment |= {
@@ -113,7 +150,7 @@ def _run(asked: Path, work: Path, progress: Progress) -> tuple[int, str]:
         "TOKENIZERS_PARALLELISM": "false",
     }
     # -P: what lies beside the script must not be imported in the place of a library.
-    command = [sys.executable, "-P", fresh.__file__, str(asked)]
+    command = [sys.executable, "-P", script, str(asked)]
     with (work / "stderr").open("w+", encoding="utf-8", errors="replace") as stderr:
         process = subprocess.Popen(
             command,

@@ -73,13 +73,14 @@ def _tensors(loaded: LoadedModel, weights: list[Weight], native: bool) -> Iterat
     """The tensors one by one, on the CPU."""
     for _, group in groupby(weights, key=lambda weight: weight.layer):
         if native:
-            yield from _as_on_the_hub(loaded, {each.name: _read(each) for each in group}).items()
+            yield from _as_on_the_hub(loaded, {each.name: read(each) for each in group}).items()
         else:
             for each in group:
-                yield each.name, _read(each)
+                yield each.name, read(each)
 
 
-def _read(weight: Weight) -> torch.Tensor:
+def read(weight: Weight) -> torch.Tensor:
+    """The tensor of a weight on the CPU."""
     if weight.module is None:
         return torch.zeros(weight.shape, dtype=weight.dtype)
     with align_module_device(weight.module):  # brings back what is offloaded

@@ -12,9 +12,9 @@ import gradio as gr
 
 from inspector.errors import ExportError
 from inspector.jobs import Progress, part
-from inspector.model.export.forms import AUTO, FORMS, Choice, choices, choose
+from inspector.model.export.forms import AUTO, NAMES, Choice, choices, choose
 from inspector.model.export.making import Exported, export
-from inspector.model.export.proof import Check
+from inspector.model.export.proof import Check, verdict
 from inspector.units import Mask
 from inspector.view.commands import command
 from inspector.view.session import Session
@@ -23,7 +23,7 @@ from inspector.view.workbench import Workbench
 
 ABOUT = (
     "Write the model without the muted units as a folder that others can load. It is loaded in a "
-    "fresh process and compared with the muted model before it gets its name."
+    "fresh process, or read back, and compared with the muted model before it gets its name."
 )
 SMALL = 10**9
 """The most bytes of weights that a public server offers as a download."""
@@ -47,7 +47,7 @@ def build(wiring: Wiring) -> None:
     gr.Markdown(ABOUT)
     plan = gr.Markdown(elem_id="export-plan")
     with gr.Row(equal_height=True):
-        names = [(f"{form.label} ({name})", name) for name, form in FORMS.items()]
+        names = [(f"{form.label} ({name})", name) for name, (form, _) in NAMES.items()]
         form = gr.Dropdown(
             [("The best that is possible (auto)", AUTO), *names],
             value=AUTO,
@@ -190,7 +190,7 @@ def report_text(made: Made) -> str:
     loads = "; ".join(f"{reader}: {how}" for reader, how in form.loads.items())
     checks = "\n".join(f"- {_said(check)}: {check['what']}." for check in exported.checks)
     return (
-        f"### Exported as `{form.name}`\n"
+        f"### Exported as `{choice.name}`\n"
         f"{megabytes(exported.bytes)} with everything, {choice.saved:.1%} less weights than "
         f"the source, without `{made.mask}`. {loads}.\n\n{checks}\n"
     )
@@ -198,5 +198,5 @@ def report_text(made: Made) -> str:
 
 def _said(check: Check) -> str:
     if check["exact"] or check["difference"] is None:
-        return "passed, bit for bit" if check["exact"] else "passed"
-    return f"passed, off by {check['difference']:.2g} at most"
+        return verdict(check)
+    return f"{verdict(check)}, off by {check['difference']:.2g} at most"

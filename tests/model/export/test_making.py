@@ -101,7 +101,7 @@ def test_the_map_of_a_deep_model() -> None:
 
 def test_a_name_is_no_markdown_and_no_yaml(loaded: LoadedModel, tmp_path: Path) -> None:
     source = Source("x", "folder", "/home/me/**bold**: yes\n- no", folder=tmp_path)
-    assert card._title(source) == "-bold-yes---no"
+    assert card.title(source) == "-bold-yes---no"
 
 
 def test_a_form_that_is_not_possible_begins_nothing(loaded: LoadedModel, tmp_path: Path) -> None:

@@ -147,10 +147,9 @@ def test_a_cancel_ends_the_process(
 def test_no_token_reaches_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = tmp_path / "tells.py"
     script.write_text("import os, sys\nsys.stderr.write(repr(dict(os.environ)))\n")
-    monkeypatch.setattr(fresh, "__file__", str(script))
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.setenv("SEEN", "seen")
-    _, said = proof._run(tmp_path / "request.json", tmp_path, lambda *_, **__: None)
+    _, said = proof._run(str(script), tmp_path / "request.json", tmp_path, lambda *_, **__: None)
     assert "'SEEN': 'seen'" in said
     assert "hf_secret" not in said
 
