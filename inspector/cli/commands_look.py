@@ -20,8 +20,8 @@ from inspector.units import KINDS
 MEMORY = argument(
     "--memory",
     metavar="SIZE",
-    help="bound on the candidates' streams held at once, such as 4GB or 512MiB; the weights, and "
-    "what a single pass takes inside a layer and in the head, come on top; default: 1GiB",
+    help="bound on the candidates' streams that a sweep holds at once, such as 4GB or 512MiB; the "
+    "weights, and what a pass takes inside a layer and in the head, come on top; default: 1GiB",
 )
 
 LOOK: tuple[Command, ...] = (
