@@ -17,6 +17,13 @@ from inspector.measure.methods import METHODS
 from inspector.measure.methods.evolution import PUBLISHED
 from inspector.units import KINDS
 
+MEMORY = argument(
+    "--memory",
+    metavar="SIZE",
+    help="bound on the candidates' streams that a sweep holds at once, such as 4GB or 512MiB; the "
+    "weights, and what a pass takes inside a layer and in the head, come on top; default: 1GiB",
+)
+
 LOOK: tuple[Command, ...] = (
     Command(
         "info",
@@ -62,6 +69,7 @@ LOOK: tuple[Command, ...] = (
                 default="nll",
                 help="nll (default), kl, js, js-reversed, angular or norm",
             ),
+            MEMORY,
             *COMMON,
         ),
     ),
@@ -151,6 +159,7 @@ LOOK: tuple[Command, ...] = (
                 help="search the last step of a lazy run exactly, too, and say whether the same "
                 "goes",
             ),
+            MEMORY,
             argument(
                 "--method-seed",
                 metavar="S",

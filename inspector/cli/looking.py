@@ -11,6 +11,7 @@ from inspector.errors import ResultError
 from inspector.measure.budget import Budget
 from inspector.measure.methods import check_lazy, method_named
 from inspector.measure.methods.evolution import asked
+from inspector.measure.sizes import byte_size
 from inspector.results.journal import SUFFIX, refuse_unfinished
 from inspector.units import Mask
 
@@ -34,11 +35,11 @@ def sweep(args: argparse.Namespace, meter: Meter) -> None:
     from inspector.measure.metrics import metric_named
     from inspector.measure.sweep import sweep as measure
 
-    metric = metric_named(args.metric)  # before a long load
+    metric, memory = metric_named(args.metric), _memory(args)  # before a long load
     loaded, mask = loaded_model(args, meter)
     windows = search_text(args, loaded, meter)
     progress = meter.phase("sweeping")
-    result = measure(loaded, windows, mask, metric=metric.name, progress=progress)
+    result = measure(loaded, windows, mask, metric=metric.name, memory=memory, progress=progress)
     meter.clear()
     emit(result, args, unit=metric.unit)
 
@@ -59,6 +60,7 @@ def prune(args: argparse.Namespace, meter: Meter) -> None:
         refuse_unfinished(journal)
     row = method_named(args.method)
     metric, lazy = row.metric(args.metric), args.search == "lazy"
+    memory = _memory(args)
     check_lazy(row, metric, lazy=lazy, verify=args.verify)
     evolution = asked(
         row,
@@ -89,6 +91,7 @@ def prune(args: argparse.Namespace, meter: Meter) -> None:
         lazy=lazy,
         verify=args.verify,
         evolution=evolution,
+        memory=memory,
         check=check,
         journal=journal,
         resume=args.resume,
@@ -96,3 +99,7 @@ def prune(args: argparse.Namespace, meter: Meter) -> None:
     )
     meter.clear()
     emit(result, args)
+
+
+def _memory(args: argparse.Namespace) -> int | None:
+    return None if args.memory is None else byte_size(args.memory)

@@ -8,6 +8,7 @@ from typing import Any
 
 from inspector.cli.text import number, printable, table
 from inspector.measure.methods import METHODS
+from inspector.measure.sizes import readable_bytes
 from inspector.paired import Paired
 from inspector.results.base import Result
 from inspector.results.checks import (
@@ -102,7 +103,7 @@ def scores(result: Scores, *, unit: str = "") -> str:
     title = f"Cost of muting one more unit, {what}, lower = safer to remove"
     if not result.complete:
         title += f"\nPreliminary: {result.windows_done} of {result.windows} windows measured"
-    under = f"under the mask itself: {number(result.reference)}"
+    under = f"under the mask itself: {number(result.reference)}{_held(result)}"
     return f"{title}; {under}\n\n{table(['rank', 'unit', 'cost'], rows, align='<<')}"
 
 
@@ -128,12 +129,18 @@ def trajectory(result: Trajectory) -> str:
         title += "; not finished"
     if partly:
         title += f"\n{_effort(result)}"
+    title += _held(result)
     if repeats := result.options.get("repeats"):
         title += f"\nno fresh text: {printable(str(repeats), lines=False)}"
     back, full = ["back"] if moved else [], ["scored in full"] if partly else []
     header = ["step", "removed", *back, "perplexity", "parameters", "KV bytes/token", *full]
     end = f"\n\nmask: {result.steps[-1].mask}" if result.steps else ""
     return f"{title}\n\n{table(header, rows, align='<<<' if moved else '<<')}{end}"
+
+
+def _held(result: Scores | Trajectory) -> str:
+    held = result.stream_bytes
+    return f"\nStreams held at once: {readable_bytes(held)} at most" if held else ""
 
 
 def _in_full(step: Step) -> str:

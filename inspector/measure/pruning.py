@@ -51,6 +51,7 @@ def prune(
     early_exit: bool = True,
     lazy: bool = False,
     verify: bool = False,
+    memory: int | None = None,
     evolution: Evolution | None = None,
     check: Windows | None = None,
     journal: str | Path | None = None,
@@ -84,6 +85,7 @@ def prune(
         lazy: score anew at every step only what earlier scores do not rule out (an approximation;
             see `methods.lazily`).
         verify: at the end of a lazy run, search its last step exactly, too.
+        memory: bound in bytes on the candidates' streams held at once, as for `sweep`.
         evolution: how long an evolutionary search is to be; as published by default.
         check: the text of the perplexity recorded along the way; the search text by default.
         journal: a file that holds every finished step before the next begins, as long as the run
@@ -99,7 +101,7 @@ def prune(
         ResultError: unknown method or metric, one that needs a model that runs layer by layer, or
             one that cannot search lazily; `evolution` for another kind of method; a journal that
             is in the way, or of another run.
-        OutOfMemory: names the levers.
+        OutOfMemory: names the levers, or what the bound has to be.
     """
     row = method_named(method)
     budget = Budget.of(
@@ -139,6 +141,7 @@ def prune(
         early_exit=early_exit,
         lazy=lazy,
         verify=verify,
+        memory=memory,
         plan=planned,
     )
     check_bars(search)
@@ -231,7 +234,8 @@ def _run(
         value = _known(search, found, check)
         value = _perplexity(loaded, check, mask) if value is None else value
         step = _step(loaded, number, mask, found, value, begun)
-        run = recorded(run, step)
+        held = max(run.stream_bytes, found.stream_bytes)
+        run = replace(recorded(run, step), stream_bytes=held)
         gone = Mask(mask.depth, frozenset(found.removed))
         progress(done, count, f"{words}: removed {gone}", run)
     if search.verify and step.step:

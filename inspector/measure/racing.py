@@ -35,7 +35,7 @@ from inspector.measure.scoring import (
     untouched,
     window_sums,
 )
-from inspector.measure.sweep import NOTE, STREAM_BYTES, Candidate, waves, work
+from inspector.measure.sweep import NOTE, Candidate, at_once, held_bytes, waves, work
 from inspector.model.loaded import LoadedModel
 from inspector.model.replay import record, to_logits
 from inspector.units import Mask
@@ -54,13 +54,14 @@ class Raced:
     `scores` are means over all tokens (windows, for a windowed metric) of the text; those of
     `bounds` are lower bounds, of candidates that were out before its end. `layers` and `heads` say
     what it took: candidates' windows that went through the layers, and tokens through the head,
-    each as a multiple of the whole text.
+    each as a multiple of the whole text. `stream_bytes` is the most that streams took at once.
     """
 
     scores: dict[Candidate, float]
     bounds: frozenset[Candidate]
     layers: float
     heads: float
+    stream_bytes: int
 
 
 def race(
@@ -73,7 +74,7 @@ def race(
     early_exit: bool = True,
     promising: Sequence[Candidate] = (),
     progress: Progress = silent,
-    stream_bytes: int = STREAM_BYTES,
+    memory: int | None = None,
 ) -> Raced:
     """The candidates' divergences under the mask, in full for the lowest one at least.
 
@@ -90,15 +91,15 @@ def race(
         early_exit: without it every candidate is measured in full.
         promising: candidates, those first that probably cost least; unknown ones may be missing.
         progress: called after every few windows.
-        stream_bytes: bound on the candidates' streams held at once.
+        memory: bound in bytes on the streams held at once, as for `sweep`.
 
     Raises:
         MaskError: there is no window.
-        OutOfMemory: names the levers.
+        OutOfMemory: names the levers, or what the bound has to be.
     """
     if not len(windows):
         raise MaskError("there is no window of text to measure on.")
-    going = _Race(loaded, windows, mask, chosen, metric, early_exit, stream_bytes, progress)
+    going = _Race(loaded, windows, mask, chosen, metric, early_exit, memory, progress)
     with memory_levers(windows.ids.shape[1]):
         if early_exit:
             going.take_the_lead(promising)
@@ -118,11 +119,11 @@ class _Race:
         chosen: Sequence[Candidate],
         metric: Metric,
         early_exit: bool,
-        stream_bytes: int,
+        memory: int | None,
         progress: Progress,
     ) -> None:
         self.loaded, self.mask, self.chosen = loaded, mask, chosen
-        self.metric, self.early_exit, self.stream_bytes = metric, early_exit, stream_bytes
+        self.metric, self.early_exit, self.memory = metric, early_exit, memory
         self.count, self.length = windows.ids.shape
         tokens = min(256, windows.ids.numel() // GROUPS)
         self.groups = list(groups(windows.ids, tokens=tokens))
@@ -134,7 +135,7 @@ class _Race:
         """The least sum of those that have come to the end."""
         self.worth: dict[int, torch.Tensor] = {}
         """By group: what each of its tokens has cost one of the best, [w * T]."""
-        self.through_layers = self.through_head = 0
+        self.through_layers = self.through_head = self.held = 0
         self.tick = ticker(progress, self.count * work(loaded, chosen), NOTE)
 
     def take_the_lead(self, promising: Sequence[Candidate]) -> None:
@@ -175,9 +176,11 @@ class _Race:
                 self._plainly(number, each, reference)
             return
         known = ready(self.loaded, reference).flatten(0, 1)
+        fit = at_once(self.loaded, ids.numel(), len(left), self.memory)
+        self.held = max(self.held, held_bytes(self.loaded, ids.numel(), fit))
         base, calls = record(self.loaded, ids)
         found = waves(
-            self.loaded, base, calls, self.mask, left, self.stream_bytes, steady=True, own=False,
+            self.loaded, base, calls, self.mask, left, fit, steady=True, own=False,
             tick=self.tick,
         )  # fmt: skip
         for wave, streams in found:
@@ -207,7 +210,8 @@ class _Race:
         """
         first, ids = self.groups[number]
         self.through_layers += len(ids) * len(wave)
-        here = ready(self.loaded, streams.flatten(0, 1)).view(len(wave), *known.shape)
+        ready(self.loaded, streams.flatten(0, 1), spent=True)
+        here = streams.flatten(1, 2)
         values = torch.zeros(here.shape[:2], dtype=torch.float64)
         alive = torch.arange(len(wave))
         size = head_tokens(self.loaded.dtype)
@@ -260,4 +264,5 @@ class _Race:
             bounds=frozenset(self.chosen) - self.ended,
             layers=self.through_layers / self.count,
             heads=self.through_head / (self.count * self.length),
+            stream_bytes=self.held,
         )

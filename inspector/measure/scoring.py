@@ -100,6 +100,7 @@ def stream_sums(
     reference: torch.Tensor | None = None,
     *,
     skip: int = 0,
+    spent: bool = False,
     tick: Tick = idle,
 ) -> torch.Tensor:
     """Sums of the metric over the tokens of one window, for n streams at once.
@@ -111,6 +112,7 @@ def stream_sums(
         ids: [T], the window's token ids.
         reference: [1, T, H], what left the untouched model's last layer; unused by `nll`.
         skip: tokens at the window's beginning that do not count.
+        spent: the streams are of no more use, and may be written over.
         tick: told of the work done.
 
     Returns:
@@ -118,7 +120,7 @@ def stream_sums(
     """
     total = torch.zeros(len(streams), dtype=torch.float64)
     end = predicted(metric, len(ids))
-    here = ready(loaded, streams)
+    here = ready(loaded, streams, spent=spent)
     known = None if reference is None else ready(loaded, reference)
     size = head_tokens(loaded.dtype)
     for first in range(skip, end, size):
@@ -141,10 +143,17 @@ def token_values(metric: Metric, logits: torch.Tensor, against: torch.Tensor) ->
     return wide(torch.cat([metric.values(part.float(), known) for part, known in pieces], dim=1))
 
 
-def ready(loaded: LoadedModel, streams: torch.Tensor) -> torch.Tensor:
-    """`before_head` of [n, T, H], a bounded number of tokens at a time."""
+def ready(loaded: LoadedModel, streams: torch.Tensor, *, spent: bool = False) -> torch.Tensor:
+    """`before_head` of [n, T, H], a bounded number of tokens at a time.
+
+    With `spent` it takes the place of the streams themselves.
+    """
     parts = streams.split(max(1, LAYER_TOKENS // streams.shape[1]))
-    return torch.cat([before_head(loaded, rows) for rows in parts])
+    if not spent:
+        return torch.cat([before_head(loaded, rows) for rows in parts])
+    for rows in parts:
+        rows.copy_(before_head(loaded, rows))
+    return streams
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from itertools import groupby
 
 import torch
 
-from inspector.errors import MaskError
+from inspector.errors import MaskError, OutOfMemory
 from inspector.jobs import Progress, part, silent
 from inspector.measure.corpus import Windows
 from inspector.measure.metrics import Metric, metric_named
@@ -32,6 +32,7 @@ from inspector.measure.scoring import (
     untouched,
     window_sums,
 )
+from inspector.measure.sizes import readable_bytes
 from inspector.model.loaded import LoadedModel
 from inspector.model.replay import Calls, record
 from inspector.model.surgery import mute_units
@@ -44,7 +45,12 @@ Candidate = tuple[Unit, ...]
 """What is muted together: a unit, or all that is on of a layer."""
 
 STREAM_BYTES = 1 << 30
-"""Bound on the candidates' streams held at once; more candidates than that go in waves."""
+"""Bound on the streams held at once where none is given, or one candidate at a time if that takes
+more; more candidates than fit go in waves."""
+
+BESIDES = 3
+"""Streams that are held besides the candidates': that under the mask, one that is on its way, and
+the untouched model's."""
 
 
 def sweep(
@@ -56,7 +62,7 @@ def sweep(
     units: Iterable[Unit] | None = None,
     grain: str = "unit",
     progress: Progress = silent,
-    stream_bytes: int = STREAM_BYTES,
+    memory: int | None = None,
 ) -> Scores:
     """The cost of muting each unit, or each whole layer, one at a time under the current mask.
 
@@ -69,23 +75,26 @@ def sweep(
         grain: `unit`, or `layer` to mute the candidates of a layer together: each of them then
             carries the layer's score.
         progress: called after every few windows, with the `Scores` so far as `partial`.
-        stream_bytes: bound on the candidates' streams held at once.
+        memory: bound in bytes on the streams held at once, `STREAM_BYTES` by default. The weights,
+            and what a single pass takes inside a layer and in the head, come on top of it.
 
     Raises:
         MaskError: the mask or a candidate does not fit the model, or no unit is left.
-        OutOfMemory: names the levers.
+        OutOfMemory: names the levers, or what the bound has to be.
     """
     started = time.perf_counter()
     row = metric_named(metric)
     chosen = together(candidates(loaded, mask, units), grain)
     totals = Totals(row, [None, *chosen])
     result = None
-    count = len(windows)
+    count, held = len(windows), 0
     with memory_levers(windows.ids.shape[1]):
         for first, ids in groups(windows.ids):
             here = part(progress, first, len(ids), count)
             tick = ticker(here, len(ids) * work(loaded, chosen), NOTE)
-            for each, sums in _group_sums(loaded, row, ids, mask, chosen, stream_bytes, tick):
+            fit = at_once(loaded, ids.numel(), len(chosen), memory)
+            held = max(held, held_bytes(loaded, ids.numel(), fit))
+            for each, sums in _group_sums(loaded, row, ids, mask, chosen, fit, tick):
                 totals.add(each, sums, predicted(row, ids.shape[1]))
             means = totals.means()
             reference = means.pop(None)
@@ -100,11 +109,44 @@ def sweep(
                 },
                 windows_done=first + len(ids),
                 windows=count,
+                stream_bytes=held,
             )
             progress(first + len(ids), count, NOTE, result)
     if result is None:
         raise MaskError("there is no window of text to measure on.")
     return result
+
+
+def at_once(loaded: LoadedModel, tokens: int, count: int, memory: int | None) -> int:
+    """How many candidates out of `count` go through the layers together.
+
+    Args:
+        loaded: the model.
+        tokens: those of the windows that go through at once.
+        count: the candidates, one at least.
+        memory: the bound in bytes on all streams, or None.
+
+    Raises:
+        OutOfMemory: not even one fits; says what is needed.
+    """
+    if loaded.not_replayable:
+        return 1
+    stream = held_bytes(loaded, tokens, 1 - BESIDES)
+    fit = (STREAM_BYTES if memory is None else memory) // stream - BESIDES
+    if fit < 1 and memory is not None:
+        raise OutOfMemory(
+            f"{readable_bytes(memory)} do not hold the streams of one candidate at a time: use "
+            f"--memory {held_bytes(loaded, tokens, 1)}B or more, or shorter windows (--length)."
+        )
+    return max(1, min(fit, count))
+
+
+def held_bytes(loaded: LoadedModel, tokens: int, candidates: int) -> int:
+    """What the streams take that are held at once, for so many candidates and tokens of text."""
+    if loaded.not_replayable:
+        return 0  # whole forward passes: no stream is held
+    width = loaded.model.config.get_text_config().hidden_size * loaded.dtype.itemsize
+    return (candidates + BESIDES) * tokens * width
 
 
 def candidates(loaded: LoadedModel, mask: Mask, units: Iterable[Unit] | None = None) -> list[Unit]:
@@ -169,7 +211,7 @@ def _group_sums(
     ids: torch.Tensor,
     mask: Mask,
     chosen: list[Candidate],
-    stream_bytes: int,
+    fit: int,
     tick: Tick,
 ) -> Iterator[tuple[Candidate | None, torch.Tensor]]:
     """For a few windows [w, T]: each candidate and its sums [w]; None is the mask itself."""
@@ -178,11 +220,12 @@ def _group_sums(
         yield from _plain_sums(loaded, metric, ids, mask, chosen, reference, tick)
         return
     base, calls = record(loaded, ids)
-    for names, streams in waves(loaded, base, calls, mask, chosen, stream_bytes, tick=tick):
+    for names, streams in waves(loaded, base, calls, mask, chosen, fit, tick=tick):
         sums = []
         for index, window in enumerate(ids):
             against = None if reference is None else reference[index : index + 1]
-            sums.append(stream_sums(loaded, metric, streams[:, index], window, against, tick=tick))
+            some = streams[:, index]
+            sums.append(stream_sums(loaded, metric, some, window, against, spent=True, tick=tick))
         yield from zip(names, torch.stack(sums, dim=1), strict=True)
 
 
@@ -192,7 +235,7 @@ def waves(
     calls: Calls,
     mask: Mask,
     chosen: Sequence[Candidate],
-    stream_bytes: int,
+    size: int,
     *,
     steady: bool = False,
     own: bool = True,
@@ -209,12 +252,11 @@ def waves(
         calls: how the layers are called.
         mask: what is muted already.
         chosen: the candidates, in the order of the forward pass.
-        stream_bytes: bound on the candidates' streams held at once.
+        size: candidates in a wave.
         steady: have a candidate's numbers depend on itself alone, see `through_in_place`.
         own: at last give what leaves it under the mask itself, too, as [None].
         tick: told of the work done.
     """
-    size = max(1, stream_bytes // (base.numel() * base.element_size()))
     at = 0  # the layer that `base` is about to enter
     with mute_units(loaded, mask), torch.no_grad():
         for start in range(0, len(chosen), size):

@@ -74,7 +74,8 @@ class Scores(Result):
     is the mean NLL per predicted token in nats minus that under `mask` (`reference`), and may be
     negative; for kl, js (nats per token), angular (radians per token) and norm (Frobenius norm per
     window) it is the divergence of the logits from the untouched model's, and `reference` is that
-    of `mask` itself. `windows_done` of `windows` text windows have been measured.
+    of `mask` itself. `windows_done` of `windows` text windows have been measured. `stream_bytes` is
+    the most that the candidates' streams took at once; 0 where it was not counted.
     """
 
     kind: ClassVar[str] = "scores"
@@ -84,6 +85,7 @@ class Scores(Result):
     scores: dict[str, float]
     windows_done: int
     windows: int
+    stream_bytes: int = 0
 
     def __post_init__(self) -> None:
         """Read nulls as NaN."""

@@ -65,7 +65,8 @@ class Trajectory(Result):
     no_early_exit, lazy, the seed of a method that draws at random, and the numbers of an
     evolutionary search; `repeats` says where such a search drew no fresh text, because there was
     too little. `verified` says, of a lazy run that was to be checked, what an exact search removes
-    at its last `step` (`removed`), and whether it is the `same`.
+    at its last `step` (`removed`), and whether it is the `same`. `stream_bytes` is the most that
+    candidates' streams took at once; 0 where none were held, or it was not counted.
     """
 
     kind: ClassVar[str] = "trajectory"
@@ -77,6 +78,7 @@ class Trajectory(Result):
     finished: bool = True
     options: dict[str, Any] = field(default_factory=dict)
     verified: dict[str, Any] = field(default_factory=dict)
+    stream_bytes: int = 0
 
     @classmethod
     def _from_json(cls, data: dict[str, Any]) -> Self:

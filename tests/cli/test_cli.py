@@ -276,6 +276,7 @@ def test_prune(tiny: LoadedModel, capsys: pytest.CaptureFixture[str]) -> None:
         ),
         (["--method", "angular", "--remove", "3"], {"method": "angular", "remove": 3}),
         (["--remove", "2", "--no-early-exit"], {"remove": 2, "early_exit": False}),
+        (["--remove", "1", "--memory", "64KiB"], {"remove": 1, "memory": 1 << 16}),
         (
             ["--remove", "2", "--search", "lazy", "--verify"],
             {"remove": 2, "lazy": True, "verify": True},
@@ -309,6 +310,17 @@ def test_prune_options_are_the_apis(
         options = {**options, "protect": tiny.mask(options["protect"])}
     same = prune(tiny, text, tiny.empty(), **{"method": "finercut", **options})
     assert measured(found) == measured(same)
+
+
+@pytest.mark.parametrize("command", [["sweep"], ["prune", "--remove", "1"]])
+def test_memory_is_bounded_and_printed(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = ok(capsys, command[0], MODEL, *command[1:], "--memory", "64KiB", *SMALL)
+    assert "\nStreams held at once: 64 KiB at most" in out
+    for size, message in (("4", "--memory takes a size such as 4GB"), ("9B", "use --memory ")):
+        assert main([command[0], MODEL, *command[1:], "--memory", size, *SMALL]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_prune_prints_layers_that_come_back() -> None:

@@ -15,7 +15,7 @@ from inspector.measure.corpus import Windows
 from inspector.measure.metrics import DIVERGENCES, METRICS
 from inspector.measure.pruning import prune
 from inspector.measure.racing import race
-from inspector.measure.sweep import together
+from inspector.measure.sweep import BESIDES, together
 from inspector.model.loaded import LoadedModel
 from inspector.model.loading import load
 from inspector.results.trajectory import Trajectory
@@ -130,8 +130,10 @@ def test_a_score_is_a_candidates_own(
     for some in ([chosen[5]], chosen[2:7:2], chosen[:3]):
         found = race(llama, text, llama.empty(), some, metric=row, early_exit=False)
         assert found.scores == {each: whole.scores[each] for each in some}
-    for wave in (1, 3 * 2 * LENGTH * 64 * 4):
-        found = race(llama, text, llama.empty(), chosen, metric=row, stream_bytes=wave)
+    for wave in (1, 3):
+        memory = (wave + BESIDES) * 2 * LENGTH * 64 * 4
+        found = race(llama, text, llama.empty(), chosen, metric=row, memory=memory)
+        assert found.stream_bytes == memory
         for each in chosen:
             if each not in found.bounds:
                 assert found.scores[each] == whole.scores[each]

@@ -9,15 +9,17 @@ from typing import Any
 import pytest
 import torch
 
-from inspector.errors import MaskError, OutOfMemory, ResultError
+from inspector.errors import InspectorError, MaskError, OutOfMemory, ResultError
 from inspector.jobs import Cancelled
-from inspector.measure import scoring
+from inspector.measure import racing, scoring
+from inspector.measure import sweep as sweep_module
 from inspector.measure.corpus import Windows
 from inspector.measure.metrics import METRICS
 from inspector.measure.perplexity import perplexity
 from inspector.measure.pruning import prune
 from inspector.measure.similarity import similarity
-from inspector.measure.sweep import candidates, sweep
+from inspector.measure.sizes import byte_size, readable_bytes
+from inspector.measure.sweep import BESIDES, STREAM_BYTES, candidates, sweep
 from inspector.model.loaded import LoadedModel
 from inspector.results.scores import Scores
 from inspector.units import Mask, Unit, all_units
@@ -92,14 +94,16 @@ def test_waves_and_chunks_change_nothing(
     one_stream = 3 * 20 * 64 * 4  # of a group of three windows, in bytes
     for wave, head_tokens, layer_tokens in (
         (1, 128, 4096),
-        (one_stream, 7, 1),
-        (2 * one_stream, 128, 50),
-        (3 * one_stream, 1000, 100),
-        (100 * one_stream, 3, 4096),
+        (2, 7, 1),
+        (3, 128, 50),
+        (4, 1000, 100),
+        (100, 3, 4096),
     ):
         monkeypatch.setattr(scoring, "HEAD_TOKENS", head_tokens)
         monkeypatch.setattr(scoring, "LAYER_TOKENS", layer_tokens)
-        ours = sweep(loaded, windows, mask, metric=metric, stream_bytes=wave)
+        memory = (wave + BESIDES) * one_stream
+        ours = sweep(loaded, windows, mask, metric=metric, memory=memory)
+        assert ours.stream_bytes == (min(wave, 7) + BESIDES) * one_stream
         assert plain.close(ours.reference, expected.reference)
         assert plain.differences(ours.scores, expected.scores) == []
 
@@ -128,6 +132,90 @@ def test_a_model_whose_layers_look_at_the_text() -> None:
     replayed = dataclasses.replace(loaded, not_replayable="")
     wrong = sweep(replayed, windows, loaded.empty())
     assert plain.differences(wrong.scores, scores["nll"])
+
+
+@pytest.mark.parametrize("metric", ["nll", "js"])
+@pytest.mark.parametrize("method", ["sweep", "prune", "lazy"])
+def test_no_more_streams_are_held_than_the_bound_allows(
+    llama: LoadedModel, metric: str, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted in the waves; and what is held does not grow with the number of windows."""
+    held: list[int] = []
+    real = sweep_module.waves
+
+    def waves(*args: Any, **more: Any) -> Any:
+        for names, streams in real(*args, **more):
+            held.append((len(streams) + BESIDES) * streams[0].numel() * streams.element_size())
+            yield names, streams
+
+    for module in (sweep_module, racing):
+        monkeypatch.setattr(module, "waves", waves)
+
+    def run(count: int, memory: int | None) -> Any:
+        held.clear()
+        windows = plain.text(llama, count, 256)  # one window a group
+        if method == "sweep":
+            return sweep(llama, windows, llama.empty(), metric=metric, memory=memory)
+        return prune(
+            llama, windows, llama.empty(), method="finercut", metric=metric, remove=2,
+            lazy=method == "lazy", memory=memory,
+        )  # fmt: skip
+
+    stream = 256 * 64 * 4
+    for memory in (4 * stream, 6 * stream + 5, 10**9, None):
+        for count in (2, 5):
+            found = run(count, memory)
+            assert found.stream_bytes == max(held) <= (memory or STREAM_BYTES)
+            room = (memory or STREAM_BYTES) // stream
+            assert found.stream_bytes == min(room, 8 + BESIDES) * stream
+    with pytest.raises(OutOfMemory) as raised:
+        run(2, 4 * stream - 1)
+    assert str(raised.value) == (
+        "256 KiB do not hold the streams of one candidate at a time: use --memory 262144B or more, "
+        "or shorter windows (--length)."
+    )
+
+
+def test_a_candidate_that_is_larger_than_the_default_bound(
+    llama: LoadedModel, text: Windows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = sweep(llama, text, llama.empty())
+    monkeypatch.setattr(sweep_module, "STREAM_BYTES", 1)
+    ours = sweep(llama, text, llama.empty())
+    assert ours.stream_bytes == (1 + BESIDES) * 6 * LENGTH * 64 * 4
+    assert plain.differences(ours.scores, expected.scores) == []
+    with pytest.raises(OutOfMemory, match="do not hold the streams"):
+        sweep(llama, text, llama.empty(), memory=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("4GB", 4 * 10**9),
+        ("4 GiB", 4 << 30),
+        (" 1.5MiB ", 3 << 19),
+        ("512kB", 512_000),
+        ("1B", 1),
+        ("0.5KiB", 512),
+        ("2TB", 2 * 10**12),
+    ],
+)
+def test_sizes(text: str, size: int) -> None:
+    assert byte_size(text) == size
+
+
+@pytest.mark.parametrize(
+    "text", ["", "4", "GB", "-1GB", "4Gb", "4 GB B", "1iB", "1e3MB", "nan", "0B", "0.1B", "4PB"]
+)
+def test_no_sizes(text: str) -> None:
+    with pytest.raises(InspectorError, match=r"^--memory takes a size"):
+        byte_size(text)
+
+
+def test_sizes_for_people() -> None:
+    sizes = {1: "1 B", 1023: "1023 B", 1024: "1 KiB", 3 << 19: "1.5 MiB", 1 << 30: "1 GiB"}
+    assert {size: readable_bytes(size) for size in sizes} == sizes
+    assert readable_bytes(5 << 50) == "5120 TiB"
 
 
 def test_some_units_only(llama: LoadedModel, text: Windows) -> None:

@@ -38,18 +38,19 @@ def rescored(
     order = sorted(groups, key=lambda group: _worst(before.get(group, -math.inf)))
     size = FIRST if before else len(order)
     fresh: dict[Group, float] = {}
-    layers = heads = 0.0
+    layers, heads, held = 0.0, 0.0, 0
     while order:
         some, order = set(order[:size]), order[size:]
         here = part(progress, len(fresh), len(some), len(groups))
         found = scored(search, mask, [group for group in groups if group in some], here)
         fresh |= found.scores
         layers, heads, size = layers + found.layers, heads + found.heads, 2 * size
+        held = max(held, found.stream_bytes)
         if order and min(map(_worst, fresh.values())) < _worst(before.get(order[0], -math.inf)):
             break
     progress(len(groups), len(groups))
     scores = {group: fresh[group] if group in fresh else before[group] for group in groups}
-    return Measured(scores, stale=frozenset(order), layers=layers, heads=heads)
+    return Measured(scores, stale=frozenset(order), layers=layers, heads=heads, stream_bytes=held)
 
 
 def _worst(score: float) -> float:

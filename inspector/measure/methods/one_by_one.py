@@ -39,9 +39,9 @@ def propose(
                 found = scored(search, mask, allowed, here, before=known)
             known = found.scores
             status = {group: found.status(group) for group in allowed}
-            effort = found.layers, found.heads
+            effort = found.layers, found.heads, found.stream_bytes
         else:
-            status, effort = dict.fromkeys(allowed, "stale"), (0.0, 0.0)
+            status, effort = dict.fromkeys(allowed, "stale"), (0.0, 0.0, 0)
         scores = {group: known[group] for group in allowed}
         chosen = lowest(search, allowed, scores)
         proposal = Proposal(by_unit(scores), by_unit(status), list(chosen), [], *effort)

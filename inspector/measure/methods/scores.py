@@ -53,10 +53,7 @@ def scored(
         return Measured(SCORERS[search.metric](search, mask, groups, without_partial))
     if search.races:
         return _raced(search, mask, groups, without_partial, before or {})
-    count = len(groups)
-    return Measured(
-        _swept(search, mask, groups, without_partial), layers=float(count), heads=float(count)
-    )
+    return _swept(search, mask, groups, without_partial)
 
 
 def _raced(
@@ -76,11 +73,18 @@ def _raced(
         early_exit=search.early_exit,
         promising=sorted(before, key=lambda group: before[group]),
         progress=progress,
+        memory=search.memory,
     )
-    return Measured(found.scores, found.bounds, layers=found.layers, heads=found.heads)
+    return Measured(
+        found.scores,
+        found.bounds,
+        layers=found.layers,
+        heads=found.heads,
+        stream_bytes=found.stream_bytes,
+    )
 
 
-def _swept(search: Search, mask: Mask, groups: Sequence[Group], progress: Progress) -> Scores:
+def _swept(search: Search, mask: Mask, groups: Sequence[Group], progress: Progress) -> Measured:
     """The cost of muting each candidate; `perplexity` is that of the text without it."""
     exponent = search.metric == "perplexity"
     found = sweep(
@@ -91,11 +95,13 @@ def _swept(search: Search, mask: Mask, groups: Sequence[Group], progress: Progre
         units=[unit for group in groups for unit in group],
         grain=search.row.grain,
         progress=progress,
+        memory=search.memory,
     )
     scores = {group: found.scores[str(group[0])] for group in groups}
     if exponent:
-        return {group: _exp(found.reference + score) for group, score in scores.items()}
-    return scores
+        scores = {group: _exp(found.reference + score) for group, score in scores.items()}
+    count = float(len(groups))
+    return Measured(scores, layers=count, heads=count, stream_bytes=found.stream_bytes)
 
 
 def _turn(search: Search, mask: Mask, groups: Sequence[Group], progress: Progress) -> Scores:

@@ -38,6 +38,7 @@ class Search:
     early_exit: bool = True
     lazy: bool = False
     verify: bool = False
+    memory: int | None = None
     plan: Plan | None = None
 
     @property
@@ -71,7 +72,8 @@ class Measured:
     Those of `bounds` are lower bounds, of candidates that cannot be the lowest; those of `stale`
     are from an earlier step. `layers` and
     `heads` say how many candidates' worth of text went through the layers and through the head;
-    NaN where a score does not take candidates one by one.
+    NaN where a score does not take candidates one by one. `stream_bytes` is the most that their
+    streams took at once, 0 where none were held.
     """
 
     scores: dict[Group, float]
@@ -79,6 +81,7 @@ class Measured:
     stale: frozenset[Group] = frozenset()
     layers: float = math.nan
     heads: float = math.nan
+    stream_bytes: int = 0
 
     def status(self, group: Group) -> str:
         """One of `results.trajectory.STATUSES`."""
@@ -92,9 +95,10 @@ class Proposal:
     """What a method does next, and why.
 
     `scores` has every candidate's score by unit text; both units of a whole layer carry the
-    layer's. `status` says what each score is, one of `results.trajectory.STATUSES`. `layers` and
-    `heads` are those of `Measured`, 0 where nothing was measured for this step. `done` is how much
-    of the search lies behind it, in steps, where not every proposal takes a like share.
+    layer's. `status` says what each score is, one of `results.trajectory.STATUSES`. `layers`,
+    `heads` and `stream_bytes` are those of `Measured`, 0 where nothing was measured for this step.
+    `done` is how much of the search lies behind it, in steps, where not every proposal takes a like
+    share.
     """
 
     scores: dict[str, float]
@@ -103,6 +107,7 @@ class Proposal:
     restored: list[Unit]
     layers: float = math.nan
     heads: float = math.nan
+    stream_bytes: int = 0
     done: float | None = None
 
     def applied(self, mask: Mask) -> Mask:
