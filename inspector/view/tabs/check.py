@@ -54,8 +54,8 @@ def build(wiring: Wiring, sidebar: Sidebar, redraw_mask: tuple[str, ...]) -> Non
 
 def _history_table(wiring: Wiring, redraw_mask: tuple[str, ...]) -> None:
     gr.Markdown(
-        "### What was tried\nA row a mask. Click a row to put its mask on the layer map again, a "
-        "column's name to sort by it."
+        "### What was tried\nA row a mask. Click a row to put its mask on the layer map again; the "
+        "menu (⋮) of a column sorts by it."
     )
     history = gr.Dataframe(
         headers=[*outcomes.FIRST, *outcomes.AFTER],
@@ -66,9 +66,11 @@ def _history_table(wiring: Wiring, redraw_mask: tuple[str, ...]) -> None:
         buttons=["copy", "fullscreen"],
     )
     with gr.Row():
-        small: dict[str, Any] = {"size": "sm", "scale": 0, "min_width": 130}
+        small: dict[str, Any] = {"size": "sm", "scale": 0, "min_width": 180}
         fetch = gr.DownloadButton("Download CSV", elem_id="history-csv", **small)
-        drop = gr.Button("Delete this mask's row", elem_id="history-delete", **small)
+        drop = gr.Button(
+            "Delete this mask's row", elem_id="history-delete", **{**small, "min_width": 180}
+        )
         clear = gr.Button("Clear the table", elem_id="history-clear", **small)
     folder = tempfile.TemporaryDirectory(prefix="layer-inspector-")  # gone with the page
 
@@ -166,6 +168,7 @@ def _benchmark(wiring: Wiring) -> None:
             elem_id="tasks",
         )
         limit = gr.Number(40, label="Items", precision=0, minimum=1, min_width=80)
+    with gr.Row(equal_height=True):
         decide = gr.Checkbox(
             False,
             label="Stop once decided",
