@@ -14,9 +14,14 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from inspector.errors import InspectorError
+
+T = TypeVar("T")
+
+PATIENCE = 0.2
+"""Seconds between two progress calls of `patiently`."""
 
 
 class Cancelled(Exception):
@@ -48,6 +53,34 @@ def part(progress: Progress, start: float, share: float, total: float) -> Progre
         progress(start + share * (done / total if total else 1.0), whole, note, partial)
 
     return report
+
+
+def patiently(work: Callable[[], T], progress: Callable[[], None]) -> T:
+    """What `work` gives; meanwhile `progress` is called every fifth of a second.
+
+    For work that takes seconds and calls nobody: it runs in a thread of its own. Where `progress`
+    raises (Cancelled), that passes through at once, and the work goes on unheard to its end: it
+    must be such that this does no harm, as reading files or fetching them.
+    """
+    outcome: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            outcome.put((True, work()))
+        except BaseException as error:  # raised again where it is waited for
+            outcome.put((False, error))
+
+    progress()
+    threading.Thread(target=run, name="inspector-patience", daemon=True).start()
+    while True:
+        try:
+            done, found = outcome.get(timeout=PATIENCE)
+        except queue.Empty:
+            progress()
+            continue
+        if done:
+            return found
+        raise found
 
 
 @dataclass

@@ -45,6 +45,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     )
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_baselines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What is kept of untouched models goes to a folder of this run's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("INSPECTOR_BASELINES", str(tmp_path_factory.mktemp("baselines")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Browser]:
     """The system's Chromium under Playwright, one for the whole run; close your own contexts."""

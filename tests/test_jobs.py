@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 
 from inspector.errors import LoadError
-from inspector.jobs import Cancelled, Job, Progress, Worker, part, silent
+from inspector.jobs import Cancelled, Job, Progress, Worker, part, patiently, silent
 
 PATIENCE = 20.0
 
@@ -247,3 +248,24 @@ def test_part_lets_a_cancel_pass() -> None:
 
 def test_silent_never_cancels() -> None:
     assert silent(1, 2, "note", object()) is None
+
+
+def test_patience_hears_a_cancel_and_passes_results_and_errors_on() -> None:
+    heard: list[int] = []
+
+    def told(most: int) -> None:
+        heard.append(1)
+        if len(heard) > most:
+            raise Cancelled
+
+    assert patiently(lambda: 5, partial(told, 9)) == 5
+    with pytest.raises(KeyError):
+        patiently(lambda: {}["x"], partial(told, 9))
+    gate = threading.Event()
+    heard.clear()
+    with pytest.raises(Cancelled):
+        patiently(gate.wait, partial(told, 2))  # it would wait for ever
+    gate.set()
+    heard.clear()
+    with pytest.raises(Cancelled):
+        patiently(lambda: pytest.fail("it was begun"), partial(told, 0))

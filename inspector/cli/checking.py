@@ -21,7 +21,7 @@ def perplexity(args: argparse.Namespace, meter: Meter) -> None:
     windows = check_text(args, loaded, meter, spec=args.corpus, stride=args.stride)
     result = measure(loaded, windows, mask, progress=meter.phase("measuring perplexity"))
     meter.clear()
-    emit(result, args)
+    emit(result, args, by_position=args.by_position)
 
 
 def bench(args: argparse.Namespace, meter: Meter) -> None:
@@ -38,9 +38,11 @@ def bench(args: argparse.Namespace, meter: Meter) -> None:
             loaded, tasks, mask, width=args.width, limit=args.limit, progress=progress
         )
     else:
+        from inspector.measure.baselines import shelf
         from inspector.measure.benchmark import benchmark
 
-        result = benchmark(loaded, tasks, mask, limit=args.limit, progress=progress)
+        kept = shelf(fresh=args.fresh_baseline)
+        result = benchmark(loaded, tasks, mask, limit=args.limit, shelf=kept, progress=progress)
     meter.clear()
     emit(result, args)
 

@@ -27,6 +27,11 @@ CHECK: tuple[Command, ...] = (
                 type=int,
                 help="tokens between the beginnings of two windows; default: --length",
             ),
+            argument(
+                "--by-position",
+                action="store_true",
+                help="also print the mean NLL by a token's position in its window",
+            ),
             *COMMON,
         ),
     ),
@@ -63,6 +68,12 @@ CHECK: tuple[Command, ...] = (
                 metavar="W",
                 type=float,
                 help="as --until-decided, or until the difference is known to plus or minus W",
+            ),
+            argument(
+                "--fresh-baseline",
+                action="store_true",
+                help="measure the untouched model anew, also where its scores were kept from an "
+                "earlier run",
             ),
             *PLACE,
         ),

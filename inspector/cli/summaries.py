@@ -12,12 +12,15 @@ from inspector.measure.sizes import readable_bytes
 from inspector.paired import Paired
 from inspector.results.base import Result
 from inspector.results.checks import (
+    NO_NUMBER,
     Benchmark,
     Continuation,
     Generation,
     Perplexity,
     Speed,
     Spread,
+    buckets,
+    span,
 )
 from inspector.results.scores import Scores, Similarity
 from inspector.results.trajectory import Step, Trajectory
@@ -161,8 +164,8 @@ def _effort(result: Trajectory) -> str:
     )
 
 
-def perplexity(result: Perplexity) -> str:
-    """The mask beside the untouched model, and how many times worse it is."""
+def perplexity(result: Perplexity, *, by_position: bool = False) -> str:
+    """The mask beside the untouched model, how many times worse it is, and where in a window."""
     rows = [_perplexity_row("this mask", vars(result))]
     baseline = result.baseline
     end = ""
@@ -171,7 +174,27 @@ def perplexity(result: Perplexity) -> str:
         end = f"\n\nratio: {number(result.perplexity / baseline['perplexity'])}{_ratios(result)}"
     title = f"Perplexity, windows of {result.length} tokens every {result.stride}, lower = better"
     header = ["", "perplexity", "NLL (nats/token)", "tokens predicted"]
+    end += f"\n\n{NO_NUMBER}" if result.no_number else ""
+    end += f"\n\n{_by_position(result)}" if by_position and result.by_position else ""
     return f"{title}\n\n{table(header, rows)}{end}"
+
+
+def _by_position(result: Perplexity) -> str:
+    values = zip(
+        result.by_position, result.baseline_by_position, result.position_tokens, strict=True
+    )
+    rows = [
+        [
+            span(place),
+            f"{here:.4f}",
+            f"{untouched:.4f}",
+            f"{here - untouched:+.4f}",
+            f"{tokens:,}",
+        ]
+        for place, (here, untouched, tokens) in zip(buckets(result.length), values, strict=True)
+    ]
+    header = ["tokens before", "this mask", "untouched model", "difference", "tokens predicted"]
+    return f"NLL (nats/token) by position in the window\n\n{table(header, rows)}"
 
 
 def benchmark(result: Benchmark) -> str:
@@ -191,8 +214,8 @@ def benchmark(result: Benchmark) -> str:
     title = f"Mean ± standard error, 0 to 1, higher = better{first}"
     header = ["task", "metric", "this mask", "untouched model", "difference (95 %)", "items"]
     lines = [title, "", table(header, rows, align="<<")]
-    if result.stopped:
-        lines += ["", result.stopped]
+    if result.remarks:
+        lines += ["", *(printable(each, lines=False) for each in result.remarks)]
     if result.flips:
         count = len(result.flips)
         items = "1 item is" if count == 1 else f"{count} items are"

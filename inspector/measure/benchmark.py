@@ -6,10 +6,9 @@ scores; here are only the mask, progress and cancel, and what keeps two turns co
 
 from __future__ import annotations
 
-import importlib.metadata
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -17,13 +16,20 @@ from typing import Any
 import numpy as np
 
 from inspector.errors import OutOfMemory, ResultError, TaskError
-from inspector.jobs import Progress, silent
-from inspector.measure.harness import Meter, harness, quiet
+from inspector.jobs import Progress, patiently, silent
+from inspector.measure.baselines import (
+    Shelf,
+    key_of,
+    provenance_of,
+    require_same_items,
+    require_same_model,
+)
+from inspector.measure.harness import Meter, harness, import_lm_eval, listening, quiet
 from inspector.measure.scoring import memory_levers
-from inspector.measure.tasks import Found, find, fingerprint
+from inspector.measure.tasks import Found, find
 from inspector.model.loaded import LoadedModel
 from inspector.model.surgery import muted
-from inspector.results.checks import Benchmark, Flip, TaskScore
+from inspector.results.checks import Benchmark, Cut, Flip, TaskScore
 from inspector.units import Mask
 
 BATCH = 8
@@ -31,10 +37,6 @@ BATCH = 8
 
 BOOTSTRAPS = 1000
 """Draws behind the standard error of a metric that has no formula for it (a mean has one)."""
-
-ITEMS = "items of "
-"""A result's `provenance.versions` has, under this and a task's name, the fingerprint of what was
-asked, and under `lm_eval` that package's version."""
 
 Key = tuple[str, str]
 """A task and a metric."""
@@ -67,11 +69,15 @@ class Item:
 
 @dataclass(frozen=True)
 class Turn:
-    """What one model scored, and which choice it took of each multiple-choice item, by task."""
+    """What one model scored, and which choice it took of each multiple-choice item, by task.
+
+    `cut` has the tasks of which some items were too long.
+    """
 
     scores: dict[Key, Score]
     picks: dict[str, list[int]] = field(default_factory=dict)
     items: dict[str, list[Item]] = field(default_factory=dict)
+    cut: dict[str, Cut] = field(default_factory=dict)
 
 
 def benchmark(
@@ -81,6 +87,7 @@ def benchmark(
     *,
     limit: int | None = None,
     baseline: Benchmark | None = None,
+    shelf: Shelf | None = None,
     batch: int = BATCH,
     progress: Progress = silent,
 ) -> Benchmark:
@@ -89,7 +96,7 @@ def benchmark(
     Every metric that a task reports is there: `acc` and `acc_norm` (the share of items whose right
     choice has the largest log-probability, in total and per character of the choice; in [0, 1],
     higher is better) for multiple choice, each with lm-eval's standard error. A metric of a filter
-    is written `exact_match (strict-match)`. Nothing is ever answered from a cache.
+    is written `exact_match (strict-match)`. The mask's scores are always measured.
 
     Args:
         loaded: the model.
@@ -98,13 +105,16 @@ def benchmark(
         limit: the first so many items of each task; all of them if None.
         baseline: the untouched model's result on these very items, where it is known already;
             measured here otherwise.
+        shelf: where the untouched model's result on these very items is looked for, and kept once
+            it has been measured.
         batch: requests that go through the model at a time.
         progress: told of the requests answered, of both turns where there are two; the partial
             result after the first turn is a `Benchmark` whose baselines are NaN.
 
     Raises:
         TaskError: an unknown or malformed task, or a limit below 1; see also `tasks.find`.
-        ResultError: the baseline is of another model, of other items, or not of the empty mask.
+        ResultError: the baseline is of another model, of other items, or not of the empty mask; or
+            the model's logits are no numbers.
         MaskError: the mask does not fit the model.
         OutOfMemory: names the levers.
     """
@@ -112,22 +122,39 @@ def benchmark(
     loaded.check(mask)
     _check(limit, batch)
     if baseline is not None:
-        _require_same_model(loaded, baseline, limit)
-    progress(0, 1, "starting lm-eval")  # importing it takes seconds
+        require_same_model(loaded, baseline, limit)
+    patiently(import_lm_eval, partial(progress, 0, 1, "starting lm-eval"))
     with quiet():
         found = find(tasks, progress=progress)
         known = baseline if len(mask) else None
-        turns = 2 if len(mask) and known is None else 1
-        run = partial(take_turn, loaded, found, limit=limit, batch=batch, known=baseline)
-        here = run(mask, meter=Meter(progress, "the edited model", 0, turns))
+        meter = Meter(progress, "the edited model", 0, 2 if len(mask) and known is None else 1)
+
+        def key() -> str:
+            return key_of(loaded, provenance_of(loaded, found), found, limit=limit, batch=batch)
+
+        def ready() -> None:
+            nonlocal known
+            if baseline is not None:
+                require_same_items(found, baseline)
+            elif shelf is not None and len(mask):
+                known = shelf.find(key())
+                meter.turns = 1 if known else 2
+
+        run = partial(take_turn, loaded, found, limit=limit, batch=batch)
+        here = run(mask, meter=meter, ready=ready)
         report = partial(compare, loaded, mask, found, limit, started, here)
         if known is not None:
             scores = {(row.task, row.metric): _own_score(row) for row in known.tasks}
-            return report(Turn(scores, known.picks))
+            done = report(Turn(scores, known.picks))
+            return replace(done, baseline_from=known.provenance.created)
         if not len(mask):
-            return report(here)
-        meter = Meter(progress, "the untouched model", 1, turns, partial=report(Turn({})))
-        return report(run(loaded.empty(), meter=meter))
+            done = report(here)
+        else:
+            meter = Meter(progress, "the untouched model", 1, 2, partial=report(Turn({})))
+            done = report(run(loaded.empty(), meter=meter))
+        if shelf is not None:
+            shelf.keep(key(), done.untouched())
+        return done
 
 
 def _check(limit: int | None, batch: int) -> None:
@@ -135,41 +162,6 @@ def _check(limit: int | None, batch: int) -> None:
         raise TaskError(f"cannot ask {limit} items: choose a limit of 1 or more, or none for all.")
     if batch < 1:
         raise TaskError(f"cannot ask {batch} requests at a time: choose a batch of 1 or more.")
-
-
-def _require_same_model(loaded: LoadedModel, baseline: Benchmark, limit: int | None) -> None:
-    if baseline.mask:
-        raise ResultError(
-            f"the baseline was measured with {baseline.mask} muted: give one of the empty mask."
-        )
-    here, there = loaded.provenance(), baseline.provenance
-    for name in ("source", "weights", "dtype"):
-        if getattr(here, name) != getattr(there, name):
-            raise ResultError(
-                f"the baseline is of another model ({name} {getattr(there, name)}, not "
-                f"{getattr(here, name)}): leave it out to have it measured anew."
-            )
-    if baseline.limit != limit:
-        raise ResultError(
-            f"the baseline has a limit of {baseline.limit} items, not {limit}: leave it out to "
-            "have it measured anew."
-        )
-
-
-def _require_same_items(found: Found, baseline: Benchmark) -> None:
-    versions = baseline.provenance.versions
-    there = {name: text for name, text in versions.items() if name.startswith(ITEMS)}
-    here = _item_versions(found)
-    if here != there:
-        other = sorted(name for name in here | there if here.get(name) != there.get(name))
-        raise ResultError(
-            f"the baseline is not of the same {', '.join(other)}: leave it out to have it measured "
-            "anew."
-        )
-
-
-def _item_versions(found: Found) -> dict[str, str]:
-    return {ITEMS + name: fingerprint(task) for name, task in found.tasks.items()}
 
 
 def _own_score(row: TaskScore) -> Score:
@@ -186,9 +178,6 @@ def compare(
     untouched: Turn,
 ) -> Benchmark:
     """The result of two models' turns; an empty one is that of a model still to be asked."""
-    provenance = loaded.provenance(started=started)
-    lm_eval = {"lm_eval": importlib.metadata.version("lm_eval")}
-    versions = provenance.versions | lm_eval | _item_versions(found)
     rows = []
     for (task, metric), score in here.scores.items():
         base = untouched.scores.get((task, metric), UNKNOWN)
@@ -206,13 +195,14 @@ def compare(
             )
         )
     return Benchmark(
-        replace(provenance, versions=versions),
+        provenance_of(loaded, found, started=started),
         str(mask),
         rows,
         limit,
         picks=here.picks,
         baseline_picks=untouched.picks,
         flips=_flips(here, untouched),
+        cut=list(here.cut.values()),
     )
 
 
@@ -236,10 +226,13 @@ def take_turn(
     limit: int | None = None,
     items: range | None = None,
     batch: int = BATCH,
-    known: Benchmark | None = None,
     meter: Meter,
+    ready: Callable[[], None] = lambda: None,
 ) -> Turn:
-    """Ask everything of the model under one mask: the first `limit` items, or just `items`."""
+    """Ask everything of the model under one mask: the first `limit` items, or just `items`.
+
+    `ready` is called once, when the requests are built and before the model gets the first.
+    """
     from lm_eval.defaults import DEFAULT_OTHER_SEED
     from lm_eval.evaluator import evaluate
 
@@ -250,13 +243,12 @@ def take_turn(
         task.set_fewshot_seed(DEFAULT_OTHER_SEED)
 
     def built() -> int:
-        if known is not None:
-            _require_same_items(found, known)
+        ready()
         return sum(len(task.instances) * task.config.repeats for task in found.tasks.values())
 
     model = harness(loaded, batch, meter, built)
     try:
-        with memory_levers(0), muted(loaded, mask):
+        with memory_levers(0), muted(loaded, mask), listening(meter.report, found.tasks.values()):
             results: Any = evaluate(
                 lm=model,
                 task_dict={"tasks": found.tasks, "groups": found.groups},
@@ -270,13 +262,22 @@ def take_turn(
             f"out of memory with {batch} requests of up to {meter.longest} tokens at a time: use a "
             "smaller batch, a task with shorter texts, or a smaller dtype (--dtype bf16)."
         ) from error.__cause__
+    except OverflowError as error:  # lm-eval takes exp of a mean NLL
+        raise ResultError(
+            "a perplexity of these tasks is beyond all numbers: the text is as good as impossible "
+            "to this model; try another mask, or another task."
+        ) from error
     picks, asked = {}, {}
     for name, task in found.tasks.items():
         if task.OUTPUT_TYPE == "multiple_choice":
             rows = _in_order(results["samples"].get(name, []))
             picks[name] = [_pick(row) for row in rows]
             asked[name] = [_item(row) for row in rows]
-    return Turn(_scores(results), picks, asked)
+    cut = {}
+    for name, (ids, tokens) in meter.cut.items():
+        of = len({request.doc_id for request in found.tasks[name].instances})
+        cut[name] = Cut(name, len(ids), of, tokens)
+    return Turn(_scores(results), picks, asked, cut)
 
 
 def _in_order(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:

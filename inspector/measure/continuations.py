@@ -7,19 +7,17 @@ The output head is computed only where a token of a continuation is predicted.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import nn
 
 from inspector.errors import ResultError
 from inspector.measure.scoring import head_tokens, layer_tokens
 from inspector.model.branches import Row, run_rows, width
 from inspector.model.loaded import LoadedModel
-from inspector.model.replay import to_logits
+from inspector.model.replay import before_layers, to_logits
 
 Pair = tuple[Sequence[int], Sequence[int]]
 """The token ids of a context and of its continuation; neither is empty."""
@@ -63,9 +61,9 @@ def log_probabilities(
     Args:
         loaded: the model; units that are muted around this call stay so.
         pairs: contexts and continuations, together at most one token longer than the window.
-        progress: called before every layer of every batch with how many pairs are answered, part
-            of those at work counted in, and the tokens of the longest row of these; what it raises
-            (Cancelled) passes through.
+        progress: called before every layer of every batch, and before every piece of the head,
+            with how many pairs are answered, part of those at work counted in, and the tokens of
+            the longest row of these; what it raises (Cancelled) passes through.
 
     Raises:
         ResultError: a log-probability is not a number.
@@ -79,9 +77,8 @@ def log_probabilities(
         def share(part: float, first: int = done, size: int = here, most: int = longest) -> None:
             progress(first + size * part, most)
 
-        with _listening(loaded, share):
-            for index, answer in _batch(loaded, questions, pairs):
-                answers[index] = answer
+        for index, answer in _batch(loaded, questions, pairs, share):
+            answers[index] = answer
         done += here
     return answers
 
@@ -140,10 +137,19 @@ def _batches(questions: list[Question], tokens: int) -> Iterator[list[Question]]
 
 
 def _batch(
-    loaded: LoadedModel, questions: list[Question], pairs: Sequence[Pair]
+    loaded: LoadedModel,
+    questions: list[Question],
+    pairs: Sequence[Pair],
+    share: Callable[[float], None],
 ) -> Iterator[tuple[int, Answer]]:
-    """Each pair's index and answer."""
-    out = run_rows(loaded, [question.row for question in questions])
+    """Each pair's index and answer.
+
+    `share` hears before every layer and every piece of the head which part of the batch is done.
+    """
+    predicted = sum(len(pairs[index][1]) for question in questions for index in question.pairs)
+    work = loaded.depth + math.ceil(predicted / head_tokens(loaded.dtype))
+    with before_layers(loaded, lambda done: share(done / work)):
+        out = run_rows(loaded, [question.row for question in questions])
     ready, wanted = [], []  # what the head takes, and the tokens that it is to predict
     for at, question in enumerate(questions):
         trunk, branches = question.row
@@ -154,17 +160,26 @@ def _batch(
             wanted.append(pairs[index][1])
             start += len(branch)
     indices = (index for question in questions for index in question.pairs)
-    yield from zip(indices, _answers(loaded, ready, wanted), strict=True)
+    answers = _answers(loaded, ready, wanted, lambda done: share((loaded.depth + done) / work))
+    yield from zip(indices, answers, strict=True)
 
 
 def _answers(
-    loaded: LoadedModel, ready: list[torch.Tensor], wanted: list[Sequence[int]]
+    loaded: LoadedModel,
+    ready: list[torch.Tensor],
+    wanted: list[Sequence[int]],
+    heard: Callable[[int], None],
 ) -> Iterator[Answer]:
-    """The sum of log-probabilities of each row of tokens, from what predicts them."""
+    """The sum of log-probabilities of each row of tokens, from what predicts them.
+
+    `heard` is called before every piece with how many came before it.
+    """
     values, greedy = [], []
     targets = torch.tensor([token for row in wanted for token in row], device=loaded.device)
     size = head_tokens(loaded.dtype)
-    for rows, tokens in zip(torch.cat(ready).split(size), targets.split(size), strict=True):
+    pieces = zip(torch.cat(ready).split(size), targets.split(size), strict=True)
+    for number, (rows, tokens) in enumerate(pieces):
+        heard(number)
         logits = to_logits(loaded, rows[None])[0] if loaded.plain_head else rows
         found = logits.float().log_softmax(-1).gather(-1, tokens[:, None])[:, 0]
         values.append(found.cpu())
@@ -179,19 +194,3 @@ def _answers(
                 "mask, or fp32."
             )
         yield total, bool(best.all())
-
-
-@contextmanager
-def _listening(loaded: LoadedModel, share: Callable[[float], None]) -> Iterator[None]:
-    """Within the block, `share` hears before every layer which part of the pass is done."""
-    layers = 0
-
-    def hook(_: nn.Module, __: Any) -> None:
-        nonlocal layers
-        share(layers / loaded.depth)
-        layers += 1
-
-    with ExitStack() as handles:
-        for layer in loaded.layers:
-            handles.callback(layer.register_forward_pre_hook(hook).remove)
-        yield

@@ -17,6 +17,7 @@ from inspector.jobs import Progress, silent
 from inspector.measure.pen import Pen, compared
 from inspector.measure.scoring import memory_levers
 from inspector.model.loaded import LoadedModel
+from inspector.model.replay import before_layers
 from inspector.model.surgery import muted
 from inspector.results.checks import Continuation, Generation
 from inspector.units import Mask
@@ -60,8 +61,9 @@ def generate(
             probability (Holtzman et al., arXiv 1904.09751).
         seed: of the draws.
         baseline: whether the untouched model has its turn; its texts stay empty otherwise.
-        progress: told of every token; every few tokens the partial result is the `Generation` so
-            far, in which no text breaks off inside a character and each continues the one before.
+        progress: told of every token, and called before every layer; every few tokens the partial
+            result is the `Generation` so far, in which no text breaks off inside a character and
+            each continues the one before.
 
     Raises:
         InspectorError: no prompt or an empty one, fewer than one token, a prompt that leaves too
@@ -121,9 +123,9 @@ def _continued(
     there = second if baseline and len(mask) else None
     shown = there or (here if baseline else None)  # under the empty mask, one text for the two
 
-    def heard(pen: Pen) -> None:
+    def heard(pen: Pen, news: bool) -> None:
         note = "the untouched model writes" if pen is second else "the edited model writes"
-        fresh = pen.closed or (pen.ids and len(pen.ids) % EVERY == 0)
+        fresh = news and (pen.closed or (pen.ids and len(pen.ids) % EVERY == 0))
         work = plan.tokens * (pen is second) + (plan.tokens if pen.closed else len(pen.ids))
         report(work, note, compared(prompt, here, shown) if fresh else None)
 
@@ -220,10 +222,13 @@ def _write(
     mask: Mask,
     plan: Plan,
     pen: Pen,
-    heard: Callable[[Pen], None],
+    heard: Callable[[Pen, bool], None],
 ) -> None:
-    """One turn; `heard` is called at the beginning, after every token and at the end."""
-    heard(pen)
+    """One turn; `heard` is called at the beginning, after every token and at the end.
+
+    It is called before every layer as well, then with False: there is nothing new.
+    """
+    heard(pen, True)
     prompt = inputs["input_ids"].shape[1]
     try:
         with (
@@ -231,13 +236,14 @@ def _write(
             muted(loaded, mask),
             _settings(loaded, plan.settings),
             _seeded(loaded, plan.seed),
+            before_layers(loaded, lambda _: heard(pen, False)),
         ):
             model: Any = loaded.model
             model.generate(
                 **inputs,
                 generation_config=plan.settings,
-                logits_processor=LogitsProcessorList([_Numbers()]),
-                streamer=_Streamer(pen, lambda: heard(pen)),
+                logits_processor=LogitsProcessorList([Numbers()]),
+                streamer=_Streamer(pen, lambda: heard(pen, True)),
             )
     except OutOfMemory as error:
         raise OutOfMemory(
@@ -246,10 +252,10 @@ def _write(
             "(--dtype bf16)."
         ) from error.__cause__
     pen.closed = True
-    heard(pen)
+    heard(pen, True)
 
 
-class _Numbers(LogitsProcessor):
+class Numbers(LogitsProcessor):
     """Refuses scores that are no numbers: the most likely token of those means nothing."""
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import time
 
+import torch
+
 from inspector.jobs import Progress, part, silent
 from inspector.measure.corpus import Windows
 from inspector.measure.metrics import METRICS
-from inspector.measure.scoring import groups, memory_levers, window_sums
+from inspector.measure.scoring import groups, head_work, memory_levers, ticker, window_parts
 from inspector.measure.warm import Warm
 from inspector.model.loaded import LoadedModel
-from inspector.results.checks import Perplexity, Untouched
+from inspector.results.checks import Perplexity, Untouched, buckets
 from inspector.units import Mask
 
 NOTE = "measuring perplexity"
@@ -39,7 +41,7 @@ def perplexity(
             measured here otherwise.
         warm: streams of these very windows, kept from the mask before; what they share with this
             one is not computed again. They are those of this mask afterwards.
-        progress: called after every few windows.
+        progress: called after every few windows have gone through a layer.
 
     Raises:
         MaskError: the mask does not fit the model.
@@ -51,10 +53,13 @@ def perplexity(
     if baseline is None and len(mask):
         own = part(progress, 1, 1, 2)
         first = part(progress, 0, 1, 2)
-        baseline = _untouched(losses(loaded, windows, loaded.empty(), progress=first))
-    found = losses(loaded, windows, mask, warm=warm, progress=own)
-    here = _untouched(found)
+        baseline = _untouched(
+            windows, token_losses(loaded, windows, loaded.empty(), progress=first)
+        )
+    found = token_losses(loaded, windows, mask, warm=warm, progress=own)
+    here = _untouched(windows, found)
     there = here if baseline is None else baseline
+    known = bool(there.by_position)
     return Perplexity(
         provenance=loaded.provenance(corpus=windows.about, started=started),
         mask=str(mask),
@@ -66,31 +71,52 @@ def perplexity(
         baseline=there.summary,
         each=here.each,
         baseline_each=there.each,
+        by_position=here.by_position if known else [],
+        baseline_by_position=there.by_position,
+        position_tokens=[len(values) for values in _by_bucket(windows, found)] if known else [],
     )
 
 
 def losses(
+    loaded: LoadedModel, windows: Windows, mask: Mask, *, warm: Warm | None = None
+) -> list[tuple[float, int]]:
+    """Of each window the NLL in nats under the mask and the number of tokens it is the sum over."""
+    return _sums(token_losses(loaded, windows, mask, warm=warm))
+
+
+def token_losses(
     loaded: LoadedModel,
     windows: Windows,
     mask: Mask,
     *,
     warm: Warm | None = None,
     progress: Progress = silent,
-) -> list[tuple[float, int]]:
-    """Of each window the NLL in nats under the mask and the number of tokens it is the sum over."""
-    found: list[tuple[float, int]] = []
-    predictions = windows.ids.shape[1] - 1
+) -> list[torch.Tensor]:
+    """Of each window the NLL in nats of every token that it scores, in float64.
+
+    These are the window's last tokens: all but the first one where no earlier window overlaps it.
+    """
+    found: list[torch.Tensor] = []
     known = overlapping(windows)
     pieces = [(windows.ids[:1], 0), (windows.ids[1:], known)] if known else [(windows.ids, 0)]
+    work = loaded.depth + head_work(loaded)  # a window's, as ticks count it
     with memory_levers(windows.ids.shape[1]):
         for piece, skip in pieces:
             for _, ids in groups(piece):
-                progress(len(found), len(windows), NOTE)
-                streams = warm.final_streams(len(found), ids, mask) if warm else None
-                sums = window_sums(loaded, METRICS["nll"], ids, mask, streams=streams, skip=skip)
-                found += [(total, predictions - skip) for total in sums.tolist()]
+                share = part(progress, len(found), len(ids), len(windows))
+                tick = ticker(share, len(ids) * work, NOTE)
+                tick(0.0)
+                streams = warm.final_streams(len(found), ids, mask, tick=tick) if warm else None
+                metric = METRICS["nll"]
+                found += window_parts(
+                    loaded, metric, ids, mask, streams=streams, skip=skip, tick=tick
+                )
     progress(len(found), len(windows), NOTE)
     return found
+
+
+def _sums(found: list[torch.Tensor]) -> list[tuple[float, int]]:
+    return [(float(each.sum()), len(each)) for each in found]
 
 
 def overlapping(windows: Windows) -> int:
@@ -98,9 +124,26 @@ def overlapping(windows: Windows) -> int:
     return max(0, windows.ids.shape[1] - 1 - windows.stride)
 
 
-def _untouched(found: list[tuple[float, int]]) -> Untouched:
-    each = [total / tokens if tokens else math.nan for total, tokens in found]
-    return Untouched(summary(found), each)
+def _untouched(windows: Windows, found: list[torch.Tensor]) -> Untouched:
+    sums = _sums(found)
+    each = [total / tokens if tokens else math.nan for total, tokens in sums]
+    means = [float(values.mean()) for values in _by_bucket(windows, found)]
+    return Untouched(summary(sums), each, means)
+
+
+def _by_bucket(windows: Windows, found: list[torch.Tensor]) -> list[torch.Tensor]:
+    """The NLLs of all windows at the positions of each bucket; the first window has them all."""
+    length = windows.ids.shape[1]
+    firsts = [length - len(each) for each in found]  # the position of a window's first NLL
+    return [
+        torch.cat(
+            [
+                each[max(0, at.start - first) : max(0, at.stop - first)]
+                for each, first in zip(found, firsts, strict=True)
+            ]
+        )
+        for at in buckets(length)
+    ]
 
 
 def summary(found: list[tuple[float, int]]) -> dict[str, float]:

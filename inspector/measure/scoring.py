@@ -16,7 +16,14 @@ from inspector.errors import OutOfMemory
 from inspector.jobs import Progress
 from inspector.measure.metrics import Metric, wide
 from inspector.model.loaded import LoadedModel, count_parameters, out_of_memory
-from inspector.model.replay import Calls, before_head, record, run_layer, to_logits
+from inspector.model.replay import (
+    Calls,
+    before_head,
+    before_layers,
+    record,
+    run_layer,
+    to_logits,
+)
 from inspector.model.surgery import mute_units
 from inspector.units import Mask
 
@@ -91,8 +98,22 @@ def predicted(metric: Metric, length: int) -> int:
     return length if metric.against_logits else length - 1
 
 
-@torch.no_grad()
 def stream_sums(
+    loaded: LoadedModel,
+    metric: Metric,
+    streams: torch.Tensor,
+    ids: torch.Tensor,
+    reference: torch.Tensor | None = None,
+    *,
+    spent: bool = False,
+    tick: Tick = idle,
+) -> torch.Tensor:
+    """The sums of `stream_parts` over the tokens: [n] in float64 on the CPU."""
+    return stream_parts(loaded, metric, streams, ids, reference, spent=spent, tick=tick).sum(1)
+
+
+@torch.no_grad()
+def stream_parts(
     loaded: LoadedModel,
     metric: Metric,
     streams: torch.Tensor,
@@ -103,7 +124,7 @@ def stream_sums(
     spent: bool = False,
     tick: Tick = idle,
 ) -> torch.Tensor:
-    """Sums of the metric over the tokens of one window, for n streams at once.
+    """The metric's parts, token by token, of one window, for n streams at once.
 
     Args:
         loaded: the model whose final norm and head are used.
@@ -116,10 +137,10 @@ def stream_sums(
         tick: told of the work done.
 
     Returns:
-        [n] sums in float64 on the CPU.
+        [n, tokens that count] in float64 on the CPU.
     """
-    total = torch.zeros(len(streams), dtype=torch.float64)
     end = predicted(metric, len(ids))
+    found = torch.zeros(len(streams), end - skip, dtype=torch.float64)
     here = ready(loaded, streams, spent=spent)
     known = None if reference is None else ready(loaded, reference)
     size = head_tokens(loaded.dtype)
@@ -131,9 +152,10 @@ def stream_sums(
         rows = max(1, size // (last - first))
         for row in range(0, len(streams), rows):
             logits = to_logits(loaded, here[row : row + rows, first:last])
-            total[row : row + rows] += token_values(metric, logits, against).sum(1)
+            values = token_values(metric, logits, against)
+            found[row : row + rows, first - skip : last - skip] = values
             tick(head_work(loaded) * len(logits) * (last - first) / end)
-    return total
+    return found
 
 
 def token_values(metric: Metric, logits: torch.Tensor, against: torch.Tensor) -> torch.Tensor:
@@ -157,7 +179,7 @@ def ready(loaded: LoadedModel, streams: torch.Tensor, *, spent: bool = False) ->
 
 
 @torch.no_grad()
-def logit_sums(
+def logit_parts(
     metric: Metric,
     logits: torch.Tensor,
     ids: torch.Tensor,
@@ -165,26 +187,29 @@ def logit_sums(
     *,
     skip: int = 0,
 ) -> torch.Tensor:
-    """`stream_sums` from whole logits [n, T, V], for a model that cannot be run piece by piece."""
-    total = torch.zeros(len(logits), dtype=torch.float64)
+    """`stream_parts` from whole logits [n, T, V], for a model that cannot be run in pieces."""
     end = predicted(metric, len(ids))
+    found = torch.zeros(len(logits), end - skip, dtype=torch.float64)
     size = head_tokens(logits.dtype)
     for first in range(skip, end, size):
         last = min(first + size, end)
         against = ids[first + 1 : last + 1].to(logits.device)
         if metric.against_logits and reference is not None:
             against = metric.prepare(reference[0, first:last].float())
-        total += token_values(metric, logits[:, first:last], against).sum(1)
-    return total
+        values = token_values(metric, logits[:, first:last], against)
+        found[:, first - skip : last - skip] = values
+    return found
 
 
 @torch.no_grad()
-def final_streams(loaded: LoadedModel, ids: torch.Tensor, mask: Mask) -> torch.Tensor:
+def final_streams(
+    loaded: LoadedModel, ids: torch.Tensor, mask: Mask, *, tick: Tick = idle
+) -> torch.Tensor:
     """What leaves the last layer under the mask, [n, T, H], for windows [n, T]."""
     stream, calls = record(loaded, ids)
     with mute_units(loaded, mask):
         for layer in range(loaded.depth):
-            stream = through(loaded, layer, stream, calls)
+            stream = through(loaded, layer, stream, calls, tick=tick)
     return stream
 
 
@@ -226,32 +251,49 @@ def window_sums(
     ids: torch.Tensor,
     mask: Mask,
     reference: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """The sums of `window_parts` over the tokens: [n] in float64."""
+    return window_parts(loaded, metric, ids, mask, reference).sum(1)
+
+
+def window_parts(
+    loaded: LoadedModel,
+    metric: Metric,
+    ids: torch.Tensor,
+    mask: Mask,
+    reference: torch.Tensor | None = None,
     *,
     streams: torch.Tensor | None = None,
     skip: int = 0,
+    tick: Tick = idle,
 ) -> torch.Tensor:
-    """Sums of the metric for each window of [n, T] under the mask: [n] in float64.
+    """The metric's parts, token by token, of windows [n, T]: [n, tokens that count] in float64.
 
     `reference` is `final_streams` of the untouched model, [n, T, H]; where the model cannot be run
     piece by piece, its logits [n, T, V]. `streams` are `final_streams` under the mask, where they
-    are known already.
+    are known already; the first `skip` tokens of a window do not count.
     """
-    sums = []
+    found = []
     if streams is not None:
         outputs = streams
     elif loaded.not_replayable:
-        with mute_units(loaded, mask), torch.no_grad():
+        with (
+            mute_units(loaded, mask),
+            before_layers(loaded, lambda _: tick(len(ids))),
+            torch.no_grad(),
+        ):
             outputs = loaded.model(input_ids=ids.to(loaded.device), use_cache=False).logits
     else:
-        outputs = final_streams(loaded, ids, mask)
+        outputs = final_streams(loaded, ids, mask, tick=tick)
     for index, window in enumerate(ids):
         against = None if reference is None else reference[index : index + 1]
         one = outputs[index : index + 1]
         if loaded.not_replayable:
-            sums.append(logit_sums(metric, one, window, against, skip=skip))
+            found.append(logit_parts(metric, one, window, against, skip=skip))
+            tick(head_work(loaded))
         else:
-            sums.append(stream_sums(loaded, metric, one, window, against, skip=skip))
-    return torch.cat(sums)
+            found.append(stream_parts(loaded, metric, one, window, against, skip=skip, tick=tick))
+    return torch.cat(found)
 
 
 def untouched(loaded: LoadedModel, ids: torch.Tensor) -> torch.Tensor:

@@ -12,16 +12,17 @@ import math
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from statistics import NormalDist, fmean, stdev
 
 from inspector.errors import TaskError
-from inspector.jobs import Progress, silent
+from inspector.jobs import Progress, patiently, silent
 from inspector.measure.benchmark import Key, Score, Turn, compare, take_turn
-from inspector.measure.harness import Meter, quiet
+from inspector.measure.harness import Meter, import_lm_eval, quiet
 from inspector.measure.tasks import Found, find
 from inspector.model.loaded import LoadedModel
 from inspector.paired import paired
-from inspector.results.checks import Benchmark
+from inspector.results.checks import Benchmark, Cut
 from inspector.units import Mask
 
 FIRST, LOOKS = 50, 6
@@ -69,7 +70,7 @@ def until_decided(
         raise TaskError("the width of the interval must be between 0 and 1, such as 0.03.")
     if limit is not None and limit < 1:
         raise TaskError(f"cannot ask {limit} items: choose a limit of 1 or more, or none for all.")
-    progress(0, 1, "starting lm-eval")
+    patiently(import_lm_eval, partial(progress, 0, 1, "starting lm-eval"))
     done: Turns = (Turn({}), Turn({}))
     reasons: list[str] = []
     so_far: Benchmark | None = None
@@ -130,10 +131,26 @@ def _more(turns: Turns, new: Turns) -> Turns:
             {key: _with(a.scores.get(key), score, key) for key, score in b.scores.items()},
             {name: a.picks.get(name, []) + picks for name, picks in b.picks.items()},
             {name: a.items.get(name, []) + items for name, items in b.items.items()},
+            _all_cut(a, b),
         )
         for a, b in zip(turns, new, strict=True)
     )
     return first, second
+
+
+def _all_cut(a: Turn, b: Turn) -> dict[str, Cut]:
+    """The items that were too long, of those asked before and of the new ones."""
+    found = {}
+    for name in a.cut | b.cut:
+        both = [turn.cut[name] for turn in (a, b) if name in turn.cut]
+        asked = sum(_asked_of(turn, name) for turn in (a, b))
+        fewest = min(cut.tokens for cut in both)
+        found[name] = Cut(name, sum(cut.items for cut in both), asked, fewest)
+    return found
+
+
+def _asked_of(turn: Turn, task: str) -> int:
+    return next((score.items for (name, _), score in turn.scores.items() if name == task), 0)
 
 
 def _with(known: Score | None, new: Score, key: Key) -> Score:
@@ -151,7 +168,7 @@ def _with(known: Score | None, new: Score, key: Key) -> Score:
 def _both(done: Turns, turns: Turns) -> Turns:
     """Both models' turns over the tasks before and the present one."""
     first, second = (
-        Turn(a.scores | b.scores, a.picks | b.picks, a.items | b.items)
+        Turn(a.scores | b.scores, a.picks | b.picks, a.items | b.items, a.cut | b.cut)
         for a, b in zip(done, turns, strict=True)
     )
     return first, second

@@ -6,7 +6,7 @@ import gc
 import inspect
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from inspector.measure.generation import require_room
 from inspector.measure.memory import peak_memory
 from inspector.measure.scoring import memory_levers
 from inspector.model.loaded import LoadedModel
+from inspector.model.replay import before_layers
 from inspector.model.surgery import muted
 from inspector.results.checks import Speed, SpeedRun
 from inspector.units import Mask
@@ -105,7 +106,7 @@ def speed(
         )
 
     gc.collect()  # what goes during a run would be missing from its peak of memory
-    with _levers(prompt_length, new_tokens, batch), _felt(loaded, pulse):
+    with _levers(prompt_length, new_tokens, batch), before_layers(loaded, lambda _: pulse.beat()):
         for each in sides:
             _turn(loaded, ids, each, new_tokens, pulse)
         for number in range(rounds):
@@ -202,16 +203,6 @@ class Pulse:
         if now - self.last >= PULSE:
             self.last = now
             self.progress(min(self.done, self.total), self.total, self.note)
-
-
-@contextmanager
-def _felt(loaded: LoadedModel, pulse: Pulse) -> Iterator[None]:
-    """Within the block, the pulse beats before every layer."""
-    with ExitStack() as restore:
-        for layer in loaded.layers:
-            handle = layer.register_forward_pre_hook(lambda *_: pulse.beat())
-            restore.callback(handle.remove)
-        yield
 
 
 @contextmanager

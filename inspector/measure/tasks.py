@@ -16,14 +16,14 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inspector.assets import asset
 from inspector.errors import TaskError
-from inspector.jobs import Progress, silent
+from inspector.jobs import Progress, patiently, silent
 from inspector.measure.suites import SUITES
 
 if TYPE_CHECKING:
@@ -72,8 +72,7 @@ def find(specs: Iterable[str], *, progress: Progress = silent) -> Found:
     """
     found = Found()
     for spec, shots in _expanded([specs] if isinstance(specs, str) else specs).items():
-        progress(0, 1, f"setting up {spec}")
-        new = _find(spec)
+        new = patiently(partial(_find, spec), partial(progress, 0, 1, f"setting up {spec}"))
         for task in new.tasks.values() if shots is not None else ():
             task.set_config("num_fewshot", shots)
         for name in new.tasks:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from inspector.measure.corpus import Windows
-from inspector.measure.scoring import through
+from inspector.measure.scoring import Tick, idle, through
 from inspector.model.loaded import LoadedModel
 from inspector.model.replay import Calls, record
 from inspector.model.surgery import mute_units
@@ -52,10 +52,13 @@ class Warm:
         )
 
     @torch.no_grad()
-    def final_streams(self, number: int, ids: torch.Tensor, mask: Mask) -> torch.Tensor:
+    def final_streams(
+        self, number: int, ids: torch.Tensor, mask: Mask, *, tick: Tick = idle
+    ) -> torch.Tensor:
         """What leaves the last layer under the mask, [n, T, H], for the windows [n, T].
 
         `number` tells these windows from the text's others; equal numbers mean equal windows.
+        `tick` is told of the work done.
         """
         held = self._held.pop(number, None)  # a cancel in the middle forgets them
         if held is None:
@@ -67,7 +70,7 @@ class Warm:
         stream = streams[start]
         with mute_units(self.loaded, mask):
             for layer in range(start, mask.depth):
-                stream = through(self.loaded, layer, stream, held.calls)
+                stream = through(self.loaded, layer, stream, held.calls, tick=tick)
                 if (layer + 1) % self.every == 0:
                     streams[layer + 1] = stream
         if self.every <= mask.depth:

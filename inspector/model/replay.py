@@ -8,7 +8,7 @@ one broadcasts over any number of rows, all of which are whole, unpadded windows
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -68,6 +68,25 @@ def _enter(loaded: LoadedModel, ids: torch.Tensor) -> tuple[torch.Tensor, Calls]
         with suppress(_Stop):
             loaded.model(input_ids=ids, use_cache=False)
     return entering[0], calls
+
+
+@contextmanager
+def before_layers(loaded: LoadedModel, heard: Callable[[int], None]) -> Iterator[None]:
+    """Within the block, `heard` is called before every layer with how many came before it.
+
+    What it raises (Cancelled) ends the pass.
+    """
+    count = 0
+
+    def hook(*_: Any) -> None:
+        nonlocal count
+        heard(count)
+        count += 1
+
+    with ExitStack() as handles:
+        for layer in loaded.layers:
+            handles.callback(layer.register_forward_pre_hook(hook).remove)
+        yield
 
 
 @torch.no_grad()

@@ -12,13 +12,39 @@ from inspector.paired import Paired, paired
 from inspector.results.base import Result
 from inspector.results.jsonable import number, numbers
 
+BUCKETS = 16
+"""Into how many parts the positions of a window are divided at most."""
+
+NO_NUMBER = (
+    "The model's logits are not numbers (NaN), so it has no perplexity: try another mask, or fp32."
+)
+"""What is said of a `Perplexity` with `no_number`."""
+
+
+def buckets(length: int) -> list[range]:
+    """The positions of a window that are predicted, 1 to `length` - 1, in parts of equal size.
+
+    A position is the number of tokens before it, from 0. The last part may be shorter.
+    """
+    size = max(1, math.ceil((length - 1) / BUCKETS))
+    return [range(at, min(at + size, length)) for at in range(1, length, size)]
+
+
+def span(places: range) -> str:
+    """``1-32``, or ``1``."""
+    return str(places[0]) if len(places) == 1 else f"{places[0]}-{places[-1]}"
+
 
 @dataclass(frozen=True)
 class Untouched:
-    """The untouched model on a text: its perplexity, nll and tokens, and each window's mean NLL."""
+    """The untouched model on a text: its perplexity, nll and tokens, and its mean NLLs.
+
+    `each` has them window by window, `by_position` for each of the `buckets` of positions.
+    """
 
     summary: dict[str, float]
     each: list[float]
+    by_position: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -28,7 +54,8 @@ class Perplexity(Result):
     Windows of `length` tokens start every `stride` tokens; each scores only what no earlier window
     has scored. `baseline` has perplexity, nll and tokens of the untouched model on the same text.
     `each` and `baseline_each` are the mean NLLs of the windows, one by one; empty where they are
-    not known.
+    not known. So are `by_position` and `baseline_by_position` for the `buckets` of positions in a
+    window, over `position_tokens` predicted tokens each.
     """
 
     kind: ClassVar[str] = "perplexity"
@@ -41,14 +68,25 @@ class Perplexity(Result):
     baseline: dict[str, float] = field(default_factory=dict)
     each: list[float] = field(default_factory=list)
     baseline_each: list[float] = field(default_factory=list)
+    by_position: list[float] = field(default_factory=list)
+    baseline_by_position: list[float] = field(default_factory=list)
+    position_tokens: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Read nulls as NaN."""
+        """Read nulls as NaN; refuse NLLs of other positions than the windows have."""
         for name in ("perplexity", "nll"):
             object.__setattr__(self, name, number(getattr(self, name)))
         object.__setattr__(self, "baseline", numbers(self.baseline))
-        for name in ("each", "baseline_each"):
+        for name in ("each", "baseline_each", "by_position", "baseline_by_position"):
             object.__setattr__(self, name, [number(value) for value in getattr(self, name)])
+        if len(self.by_position) not in (0, len(buckets(self.length))):
+            raise ResultError(
+                f"windows of {self.length} tokens have {len(buckets(self.length))} parts, not "
+                f"{len(self.by_position)}."
+            )
+        for name in ("baseline_by_position", "position_tokens"):
+            if len(getattr(self, name)) != len(self.by_position):
+                raise ResultError(f"{name} must have as many entries as by_position.")
 
     @property
     def change(self) -> Paired | None:
@@ -61,9 +99,14 @@ class Perplexity(Result):
         return paired(self.each, self.baseline_each) if all(map(math.isfinite, known)) else None
 
     @property
+    def no_number(self) -> bool:
+        """Whether the logits were no numbers (NaN): then there is no loss either."""
+        return math.isnan(self.nll)
+
+    @property
     def untouched(self) -> Untouched:
         """What the untouched model's turn has given, to be a baseline again."""
-        return Untouched(self.baseline, self.baseline_each)
+        return Untouched(self.baseline, self.baseline_each, self.baseline_by_position)
 
 
 @dataclass(frozen=True)
@@ -114,12 +157,36 @@ class Flip:
 
 
 @dataclass(frozen=True)
+class Cut:
+    """How many of the items `of` a task did not fit the model, and lost their beginning.
+
+    Of the longest ones, the last `tokens` were left.
+    """
+
+    task: str
+    items: int
+    of: int
+    tokens: int
+
+    @property
+    def sentence(self) -> str:
+        """``3 of 200 items of own were cut to the last 2048 tokens``."""
+        were = "was" if self.items == 1 else "were"
+        return (
+            f"{self.items} of {self.of} items of {self.task} {were} cut to the last {self.tokens} "
+            "tokens"
+        )
+
+
+@dataclass(frozen=True)
 class Benchmark(Result):
     """Scores of lm-eval tasks on the model under `mask`, beside the untouched model.
 
     `picks` maps a multiple-choice task to the index of the choice with the largest log-probability,
     item by item, and `baseline_picks` to the untouched model's; `flips` are the items where these
-    differ. `stopped` says why a run that asks no more items than it needs has ended.
+    differ. `stopped` says why a run that asks no more items than it needs has ended. `cut` counts
+    the items that were too long, for tasks that have such. `baseline_from` is when the untouched
+    model's scores were measured (ISO 8601), where that was an earlier run; else empty.
     """
 
     kind: ClassVar[str] = "benchmark"
@@ -130,6 +197,16 @@ class Benchmark(Result):
     baseline_picks: dict[str, list[int]] = field(default_factory=dict)
     flips: list[Flip] = field(default_factory=list)
     stopped: str = ""
+    cut: list[Cut] = field(default_factory=list)
+    baseline_from: str = ""
+
+    @property
+    def remarks(self) -> list[str]:
+        """Sentences on what the scores rest on, without full stops; each may have a task's name."""
+        day, _, clock = self.baseline_from.partition("T")
+        when = f"the untouched model was measured in an earlier run, on {day} at {clock[:5]} UTC"
+        found = [self.stopped, *(each.sentence for each in self.cut), when if day else ""]
+        return [each for each in found if each]
 
     def untouched(self) -> Benchmark:
         """The untouched model's own result on the same items, to be a baseline again."""
@@ -145,7 +222,8 @@ class Benchmark(Result):
     def _from_json(cls, data: dict[str, Any]) -> Self:
         tasks = [TaskScore(**task) for task in data["tasks"]]
         flips = [Flip(**flip) for flip in data.get("flips", [])]
-        return super()._from_json({**data, "tasks": tasks, "flips": flips})
+        cut = [Cut(**each) for each in data.get("cut", [])]
+        return super()._from_json({**data, "tasks": tasks, "flips": flips, "cut": cut})
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,12 @@ KINDS: dict[str, type[Result]] = {
     cls.kind: cls
     for cls in (Similarity, Scores, Trajectory, Perplexity, Benchmark, Speed, Generation)
 }
+
+
+def cache_folder(variable: str, name: str) -> Path:
+    """Where something is kept: what the environment's `variable` says, or in the user's cache."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get(variable) or Path(cache) / "layer-inspector" / name)
 
 
 def from_json(data: Any) -> Result:

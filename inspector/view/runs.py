@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterable
 from functools import lru_cache
@@ -12,7 +11,7 @@ from pathlib import Path
 from inspector.assets import asset
 from inspector.errors import InspectorError, ResultError
 from inspector.results.base import Result
-from inspector.results.files import load, save
+from inspector.results.files import cache_folder, load, save
 from inspector.view.card import Card
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
@@ -26,8 +25,7 @@ def folder() -> Path:
     Raises:
         InspectorError: it cannot be made.
     """
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    path = Path(os.environ.get("INSPECTOR_RUNS") or Path(cache) / "layer-inspector" / "runs")
+    path = cache_folder("INSPECTOR_RUNS", "runs")
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -10,7 +10,7 @@ from typing import Any
 from inspector.errors import InspectorError
 from inspector.jobs import Job
 from inspector.results.base import Result
-from inspector.results.checks import Benchmark, Generation, Untouched
+from inspector.results.checks import Generation, Untouched
 from inspector.results.comparison import Comparison
 from inspector.results.scores import Scores, Similarity
 from inspector.results.trajectory import Trajectory
@@ -48,7 +48,6 @@ KEPT = (
     "born",
     "taken",
     "errors",
-    "untouched",
     "looks",
     "comparison",
 )
@@ -75,9 +74,6 @@ class Session:
     history: list[dict[str, Any]] = field(default_factory=list)
     live: dict[str, Any] = field(default_factory=dict)
     baselines: dict[str, Untouched] = field(default_factory=dict)
-    untouched: dict[tuple[Any, ...], Benchmark] = field(
-        default_factory=dict
-    )  # tasks and limit to the untouched model's result
     jobs: dict[str, Job] = field(default_factory=dict)
     born: dict[str, int] = field(default_factory=dict)  # kind of job to the load it was started on
     taken: dict[str, int] = field(default_factory=dict)  # kind of job to the version last looked at
@@ -153,7 +149,7 @@ class Session:
         self.undone = [mask for mask in self.undone if card.takes(mask)]
         if not same:
             self.results, self.step, self.live, self.history = {}, None, {}, []
-        self.baselines, self.untouched = {}, {}
+        self.baselines = {}
         self.card, self.generation = card, generation
         self.errors = {}
         self.touch(*SECTIONS)

@@ -407,6 +407,10 @@ def test_perplexity(tiny: LoadedModel, capsys: pytest.CaptureFixture[str]) -> No
     out = ok(capsys, *argv)
     ratio = data["perplexity"] / data["baseline"]["perplexity"]
     assert f"ratio: {ratio:.4g}" in out
+    assert "by position" not in out
+    rows = [line.split() for line in ok(capsys, *argv, "--by-position").splitlines()]
+    first = [f"{data[name][0]:.4f}" for name in ("by_position", "baseline_by_position")]
+    assert ["1-2", *first] in [row[:3] for row in rows]
 
 
 def test_bench(capsys: pytest.CaptureFixture[str]) -> None:
@@ -419,8 +423,10 @@ def test_bench(capsys: pytest.CaptureFixture[str]) -> None:
     assert {row["metric"]: row["value"] for row in bare["tasks"]} == {
         metric: row["baseline"] for metric, row in rows.items()
     }
-    lines = [line.split() for line in ok(capsys, *argv).splitlines()]
-    assert ["own", "acc"] in [line[:2] for line in lines]
+    out = ok(capsys, *argv)
+    assert ["own", "acc"] in [line.split()[:2] for line in out.splitlines()]
+    assert "the untouched model was measured in an earlier run" in out
+    assert "earlier run" not in ok(capsys, *argv, "--fresh-baseline")
 
 
 def test_bench_takes_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ from inspector.results.base import Provenance
 from inspector.results.checks import (
     Benchmark,
     Continuation,
+    Cut,
     Flip,
     Generation,
     Perplexity,
@@ -194,3 +195,33 @@ def test_a_perplexity_that_overflows_is_said() -> None:
     out = summary(Perplexity(MADE, "0", math.inf, 800.0, 9, 10, 10, baseline))
     assert "ratio: inf" in out
     assert out.splitlines()[-4].split() == ["this", "mask", "inf", "800.0000", "9"]
+
+
+def test_nll_by_position_is_a_table_on_demand() -> None:
+    baseline = {"perplexity": 10.0, "nll": math.log(10), "tokens": 4}
+    places = {"by_position": [2.5, 2.0], "baseline_by_position": [2.0, 2.25]}
+    found = Perplexity(
+        MADE, "0", 12.0, math.log(12), 4, 3, 3, baseline, **places, position_tokens=[2, 2]
+    )
+    assert "by position" not in summary(found)
+    lines = summary(found, by_position=True).splitlines()
+    assert lines[-5] == "NLL (nats/token) by position in the window"
+    assert lines[-2].split() == ["1", "2.5000", "2.0000", "+0.5000", "2"]
+    assert lines[-1].split() == ["2", "2.0000", "2.2500", "-0.2500", "2"]
+
+
+def test_a_benchmark_says_what_was_cut_and_what_was_kept() -> None:
+    rows = [TaskScore("own", "acc", 0.75, 0.03, 200, 1.0, 0.028)]
+    cut = [Cut("own", 3, 200, 2048), Cut("a\x1bb", 1, 9, 64)]
+    made = Benchmark(MADE, "1", rows, cut=cut, baseline_from="2026-01-02T03:04:05+00:00")
+    assert summary(made).splitlines()[-3:] == [
+        "3 of 200 items of own were cut to the last 2048 tokens",
+        "1 of 9 items of a�b was cut to the last 64 tokens",
+        "the untouched model was measured in an earlier run, on 2026-01-02 at 03:04 UTC",
+    ]
+
+
+def test_logits_that_are_no_numbers_are_said() -> None:
+    baseline = {"perplexity": math.nan, "nll": math.nan, "tokens": 9}
+    out = summary(Perplexity(MADE, "0", math.nan, math.nan, 9, 10, 10, baseline))
+    assert out.splitlines()[-1].startswith("The model's logits are not numbers (NaN)")

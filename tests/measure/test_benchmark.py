@@ -28,7 +28,7 @@ from inspector.measure.tasks import DEFAULT_TASKS, find, read_items
 from inspector.model.loaded import LoadedModel
 from inspector.model.loading import load
 from inspector.model.surgery import muted, replaced
-from inspector.results.checks import Benchmark
+from inspector.results.checks import Benchmark, Cut
 from inspector.results.files import from_json
 from inspector.units import Mask
 
@@ -334,6 +334,71 @@ def test_every_metric_of_every_kind_of_task_is_reported(
     assert any(row.stderr > 0 for row in found.tasks if row.metric == "perplexity")
     requests = sum(len(item["choices"]) for item in ITEMS) + 3 * len(ITEMS)
     assert_counts_up(heard, 2 * requests)
+
+
+def small_window(tokens: int) -> LoadedModel:
+    """A tiny model of one's own that takes so few tokens."""
+    loaded = load("tiny:llama", dtype="fp32")
+    loaded.model.config.max_position_embeddings = tokens
+    return loaded
+
+
+LONG = [
+    {"query": "word " * words, "choices": ["one", "two, or more"], "gold": words % 2}
+    for words in (2, 5, 6, 7, 8, 30)
+]
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "one by one"])
+@pytest.mark.parametrize("mask", ["", MASK])
+def test_what_is_too_long_is_cut_as_lm_eval_cuts_it_and_counted(
+    tmp_path: Path, mask: str, shared: bool
+) -> None:
+    loaded = small_window(40)
+    loaded.takes_branches = shared
+    data = write_items(tmp_path / "mine.jsonl", LONG)
+    folder = write_folder(tmp_path / "tasks", multiple_choice("reference", data))
+    found = benchmark(loaded, [str(data)], loaded.mask(mask))
+    rows = plain_results(loaded, folder, ["reference"], mask)["samples"]["reference"]
+    for row in found.tasks:
+        assert row.each == [each[row.metric] for each in rows]
+    assert found.picks["mine"] == [
+        int(np.argmax([answer[0] for answer in each["filtered_resps"]])) for each in rows
+    ]
+
+    def size(item: dict[str, Any]) -> int:
+        return max(len(loaded.tokenizer(f"{item['query']} {c}").input_ids) for c in item["choices"])
+
+    sizes = [size(item) for item in LONG]
+    assert {41, 42} & set(sizes) or min(sizes) < 41 < max(sizes)
+    long = sum(each > 41 for each in sizes)  # the last token is only predicted
+    assert 0 < long < len(LONG)
+    assert found.cut == [Cut("mine", long, len(LONG), 40)]
+    again = from_json(json.loads(found.dumps()))
+    assert isinstance(again, Benchmark) and again.cut == found.cut
+    assert f"{long} of 6 items of mine were cut to the last 40 tokens" in found.remarks
+    assert benchmark(loaded, [str(data)], loaded.mask(mask), limit=1).cut == []
+
+
+def test_a_long_prompt_of_a_written_answer_is_cut_and_counted(tmp_path: Path) -> None:
+    loaded = small_window(40)
+    data = write_items(tmp_path / "mine.jsonl", LONG)
+    folder = write_folder(tmp_path / "tasks", other_kinds(data)[0])
+    found = benchmark(loaded, [str(folder)], loaded.mask(MASK))
+    asked = plain_results(loaded, folder, ["written"], MASK)["samples"]["written"]
+    for row in found.tasks:
+        chosen = "picked" if "picked" in row.metric else "none"
+        rows = [each["exact_match"] for each in asked if each["filter"] == chosen]
+        assert row.each == rows
+    long = sum(len(loaded.tokenizer(item["query"]).input_ids) > 40 - 9 for item in LONG)
+    assert 0 < long < len(LONG)
+    assert found.cut == [Cut("written", long, len(LONG), 40 - 9)]
+
+
+def test_a_text_that_is_scored_whole_is_not_cut(items: Path, tmp_path: Path) -> None:
+    loaded = small_window(40)
+    folder = write_folder(tmp_path / "tasks", other_kinds(items)[2])
+    assert benchmark(loaded, [str(folder)], loaded.empty()).cut == []
 
 
 # Which mask
@@ -661,6 +726,53 @@ def test_a_choice_that_does_not_fit_the_window_is_refused(
     path = write_items(tmp_path / "long.jsonl", [row])
     said = says(lambda: benchmark(loaded, [str(path)], loaded.empty()))
     assert "has 601 tokens and this model takes 512: shorten it" in said
+
+
+def test_a_prompt_without_room_for_the_answer_is_refused(items: Path, tmp_path: Path) -> None:
+    loaded = small_window(9)
+    folder = write_folder(tmp_path / "tasks", other_kinds(items)[0])
+    said = says(lambda: benchmark(loaded, [str(folder)], loaded.empty()))
+    assert said.startswith("written asks for 9 new tokens, and this model takes 9 with the prompt")
+
+
+def test_a_task_without_items_is_refused(loaded: LoadedModel, items: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("")
+    folder = write_folder(tmp_path / "tasks", multiple_choice("none", empty))
+    assert says(lambda: find([str(folder)])).startswith("none cannot be set up (")
+    folder = write_folder(tmp_path / "filtered", multiple_choice("filtered", items))
+    (folder / "helper.py").write_text("def docs(d):\n    return d.filter(lambda _: False)\n")
+    with (folder / "0.yaml").open("a") as file:
+        file.write("process_docs: !function helper.docs\n")
+    said = says(lambda: benchmark(loaded, [str(folder)], loaded.empty()))
+    assert said.startswith("filtered ") and ("no items" in said or "cannot be set up" in said)
+
+
+@pytest.mark.parametrize("kind", [0, 1, 2, 3], ids=["written", "words", "rolling", "choice"])
+def test_logits_that_are_no_numbers_have_no_accuracy(
+    loaded: LoadedModel,
+    items: Path,
+    tmp_path: Path,
+    kind: int,
+) -> None:
+    folder = write_folder(tmp_path / "tasks", other_kinds(items)[kind])
+    output: Any = loaded.model.get_output_embeddings()
+    real = output.forward
+
+    def nan(rows: torch.Tensor) -> torch.Tensor:
+        return torch.full_like(real(rows), torch.nan)
+
+    with replaced(output, nan):
+        said = says(lambda: benchmark(loaded, [str(folder)], loaded.mask(MASK)), InspectorError)
+    assert ("(NaN)" in said and "no numbers" in said) or "not numbers (NaN)" in said
+
+
+def test_a_perplexity_that_overflows_is_said(loaded: LoadedModel, tmp_path: Path) -> None:
+    words = [{"query": "x" * 600, "choices": ["a", "b"], "gold": 0}]  # 600 tokens in a word
+    data = write_items(tmp_path / "mine.jsonl", words)
+    folder = write_folder(tmp_path / "tasks", other_kinds(data)[2])
+    said = says(lambda: benchmark(loaded, [str(folder)], loaded.empty()), ResultError)
+    assert said.startswith("a perplexity of these tasks is beyond all numbers")
 
 
 def test_a_mask_for_another_depth_is_refused(loaded: LoadedModel) -> None:

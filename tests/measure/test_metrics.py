@@ -17,9 +17,10 @@ from inspector.measure.metrics import METRICS, Metric, metric_named
 from inspector.measure.scoring import (
     final_streams,
     groups,
-    logit_sums,
+    logit_parts,
     memory_levers,
     predicted,
+    stream_parts,
     stream_sums,
     ticker,
     untouched,
@@ -41,7 +42,7 @@ def pair(seed: int, *, scale: float = 3.0, apart: float = 1.0) -> tuple[torch.Te
 
 def measured(metric: Metric, dense: torch.Tensor, pruned: torch.Tensor) -> float:
     """What a window of one variant comes to."""
-    total = float(metric.sums(pruned[None], metric.prepare(dense))[0])
+    total = float(metric.values(pruned[None], metric.prepare(dense))[0].sum(dtype=torch.float64))
     return math.sqrt(total) if metric.windowed else total
 
 
@@ -119,7 +120,7 @@ def test_nll() -> None:
     dense, _ = pair(4)
     ids = torch.randint(VOCABULARY, (TOKENS + 1,), generator=torch.Generator().manual_seed(0))
     variants = torch.stack([dense, dense * 2, -dense])
-    ours = METRICS["nll"].sums(variants, ids[1:])
+    ours = METRICS["nll"].values(variants, ids[1:]).sum(1, dtype=torch.float64)
     for logits, value in zip(variants, ours.tolist(), strict=True):
         theirs = sum(
             float(logits[at].double().logsumexp(-1) - logits[at].double()[ids[at + 1]])
@@ -134,11 +135,11 @@ def test_variants_do_not_touch_each_other(name: str) -> None:
     dense, pruned = pair(5)
     against = metric.prepare(dense) if metric.against_logits else torch.arange(TOKENS)
     variants = torch.stack([pruned, dense, pruned * 3])
-    together = metric.sums(variants, against)
-    assert together.dtype == torch.float64
-    assert together.shape == (3,)
+    parts = metric.values(variants, against)
+    assert parts.shape == (3, TOKENS)
+    together = parts.sum(1, dtype=torch.float64)
     for index, variant in enumerate(variants):
-        alone = float(metric.sums(variant[None], against)[0])
+        alone = float(metric.values(variant[None], against)[0].sum(dtype=torch.float64))
         assert plain.close(float(together[index]), alone, relative=1e-6)
 
 
@@ -173,11 +174,11 @@ def test_pieces_of_any_size(name: str, model_type: str, monkeypatch: pytest.Monk
     with torch.no_grad():
         streams = torch.cat([final_streams(loaded, ids, mask) for mask in masks])
         logits = torch.cat([plain.logits(loaded, ids, mask) for mask in masks])
-    expected = logit_sums(metric, logits, ids[0], logits[:1])
+    expected = logit_parts(metric, logits, ids[0], logits[:1]).sum(1)
     for size in (1, 5, 30, 31, 64, 1000):
         monkeypatch.setattr(scoring, "HEAD_TOKENS", size)
         ours = stream_sums(loaded, metric, streams, ids[0], streams[:1])
-        whole = logit_sums(metric, logits, ids[0], logits[:1])
+        whole = logit_parts(metric, logits, ids[0], logits[:1]).sum(1)
         for variant in range(len(masks)):
             there = float(expected[variant])
             assert plain.close(float(ours[variant]), there), (size, variant)
@@ -192,9 +193,9 @@ def test_skipped_tokens_do_not_count(skip: int, monkeypatch: pytest.MonkeyPatch)
     logits = plain.logits(loaded, ids)
     expected = plain.window_nll(logits[0], ids[0], skip=skip)[0]
     streams = final_streams(loaded, ids, loaded.empty())
-    ours = float(stream_sums(loaded, metric, streams, ids[0], skip=skip)[0])
+    ours = float(stream_parts(loaded, metric, streams, ids[0], skip=skip)[0].sum())
     assert plain.close(ours, expected)
-    assert plain.close(float(logit_sums(metric, logits, ids[0], skip=skip)[0]), expected)
+    assert plain.close(float(logit_parts(metric, logits, ids[0], skip=skip)[0].sum()), expected)
 
 
 @pytest.mark.parametrize("tokens", [1, 40, 10**6])

@@ -8,12 +8,14 @@ import math
 from typing import Any
 
 import pytest
+import torch
 
-from inspector.errors import MaskError
-from inspector.measure.perplexity import losses, perplexity
+from inspector.errors import MaskError, ResultError
+from inspector.measure.perplexity import losses, perplexity, token_losses
 from inspector.model.loaded import LoadedModel
 from inspector.model.loading import load
-from inspector.results.checks import Perplexity
+from inspector.model.surgery import replaced
+from inspector.results.checks import Perplexity, buckets
 from inspector.results.files import from_json
 from inspector.units import Mask
 from tests import plain
@@ -92,9 +94,9 @@ def test_a_known_baseline_is_used_and_not_measured_again(
 
     def spy(loaded: Any, windows: Any, mask: Mask, **more: Any) -> Any:
         measured.append(str(mask))
-        return losses(loaded, windows, mask, **more)
+        return token_losses(loaded, windows, mask, **more)
 
-    monkeypatch.setattr(module, "losses", spy)
+    monkeypatch.setattr(module, "token_losses", spy)
     ours = perplexity(llama, windows, mask, baseline=baseline)
     assert measured == ["0"]
     assert (ours.nll, ours.baseline) == (expected.nll, expected.baseline)
@@ -159,3 +161,61 @@ def test_a_perplexity_beyond_all_bounds() -> None:
 def test_refusals(llama: LoadedModel) -> None:
     with pytest.raises(MaskError, match="a model of 9 layers, the loaded model has 4"):
         perplexity(llama, plain.text(llama, 2, LENGTH), Mask(9))
+
+
+@pytest.mark.parametrize(
+    ("length", "sizes"),
+    [(2, [1]), (3, [1, 1]), (17, [1] * 16), (18, [2] * 8 + [1]), (512, [32] * 15 + [31])],
+)
+def test_buckets_are_the_predicted_positions_in_equal_parts(length: int, sizes: list[int]) -> None:
+    found = buckets(length)
+    assert [at for part in found for at in part] == list(range(1, length))
+    assert [len(part) for part in found] == sizes
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["replayed", "plain"])
+@pytest.mark.parametrize(("length", "stride"), [(24, 24), (24, 23), (24, 7), (40, 1), (3, 2)])
+def test_by_position(llama: LoadedModel, length: int, stride: int, whole: bool) -> None:
+    loaded = dataclasses.replace(llama, not_replayable="a test says so") if whole else llama
+    windows, mask = plain.text(llama, 5, length, stride=stride), llama.mask("1.attn,2")
+    ours = perplexity(loaded, windows, mask)
+    for means, units in ((ours.by_position, mask), (ours.baseline_by_position, llama.empty())):
+        at: dict[int, list[float]] = {}
+        for number, ids in enumerate(windows.ids):
+            logits = plain.logits(llama, ids[None], units)[0].double().log_softmax(-1)
+            for place in range(1, length):
+                if number == 0 or place >= length - stride:
+                    at.setdefault(place, []).append(-float(logits[place - 1, ids[place]]))
+        parts = [[value for place in part for value in at[place]] for part in buckets(length)]
+        assert ours.position_tokens == [len(part) for part in parts]
+        for mean, part in zip(means, parts, strict=True):
+            assert plain.close(mean, math.fsum(part) / len(part))
+    weighed = zip(ours.by_position, ours.position_tokens, strict=True)
+    assert sum(ours.position_tokens) == ours.tokens
+    assert plain.close(math.fsum(mean * count for mean, count in weighed) / ours.tokens, ours.nll)
+
+
+def test_positions_come_back_from_a_file_and_through_a_known_baseline(llama: LoadedModel) -> None:
+    windows, mask = plain.text(llama, 4, LENGTH), llama.mask("0")
+    ours = perplexity(llama, windows, mask)
+    again = from_json(json.loads(ours.dumps()))
+    assert again == ours
+    assert perplexity(llama, windows, mask, baseline=ours.untouched).by_position == ours.by_position
+    # A file, or a baseline, of a time without positions.
+    old = {key: value for key, value in ours.to_json().items() if "position" not in key}
+    before = from_json(old)
+    assert isinstance(before, Perplexity) and before.by_position == before.position_tokens == []
+    bare = dataclasses.replace(ours.untouched, by_position=[])
+    assert perplexity(llama, windows, mask, baseline=bare).by_position == []
+    for wrong in ({"by_position": [1.0]}, {"position_tokens": []}):
+        with pytest.raises(ResultError, match=r"by_position|have 12 parts"):
+            from_json({**ours.to_json(), **wrong})
+
+
+def test_logits_that_are_no_numbers_give_no_perplexity(llama: LoadedModel) -> None:
+    output: Any = llama.model.get_output_embeddings()
+    with replaced(output, lambda rows: torch.full((*rows.shape[:2], 300), torch.nan)):
+        ours = perplexity(llama, plain.text(llama, 2, LENGTH), llama.mask("1"))
+    assert math.isnan(ours.perplexity) and ours.no_number and ours.change is None
+    again = from_json(json.loads(ours.dumps()))
+    assert isinstance(again, Perplexity) and again.no_number

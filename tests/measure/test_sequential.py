@@ -18,6 +18,8 @@ from inspector.measure.sequential import FIRST, LOOKS, until_decided
 from inspector.measure.suites import SUITES
 from inspector.measure.tasks import _expanded
 from inspector.model.loaded import LoadedModel
+from inspector.model.loading import load
+from inspector.results.checks import Cut
 from tests import plain
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -111,6 +113,20 @@ def test_every_task_goes_its_own_way(
     assert fates.asked == [("a", range(50)), ("b", range(50))]
     assert found.stopped == "a: decided by acc after 50 items; b: decided by acc after 50 items"
     assert [row.task for row in found.tasks] == ["a", "b"]
+
+
+def test_what_is_too_long_is_counted_over_all_parts(tmp_path: Path) -> None:
+    loaded = load("tiny:llama", dtype="fp32")
+    loaded.model.config.max_position_embeddings = 40
+    rows = [
+        {"query": "x" * (60 if at % 25 == 7 else 9), "choices": ["a", "b"], "gold": at % 2}
+        for at in range(70)
+    ]
+    path = tmp_path / "some.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    found = until_decided(loaded, [str(path)], loaded.mask("1"))
+    assert found.tasks[0].items == 70  # else the parts are not put together
+    assert found.cut == [Cut("some", 3, 70, 40)]
 
 
 def test_looks_cover_all_items_and_are_few() -> None:

@@ -22,7 +22,7 @@ from inspector.measure.corpus import Windows, windows
 from inspector.measure.metrics import METRICS
 from inspector.measure.perplexity import perplexity
 from inspector.measure.pruning import prune
-from inspector.measure.scoring import logit_sums
+from inspector.measure.scoring import logit_parts
 from inspector.measure.sweep import sweep
 from inspector.model.loaded import LoadedModel
 from inspector.model.loading import load, size_of
@@ -87,7 +87,7 @@ def plain_nll(loaded: LoadedModel, text: Windows, units: Iterable[Unit]) -> floa
     units, total = list(units), 0.0
     for window in text.ids:
         logits = plain.logits(loaded, window[None], units)
-        total += float(logit_sums(METRICS["nll"], logits, window)[0])
+        total += float(logit_parts(METRICS["nll"], logits, window)[0].sum())
     return total / (len(text) * (LENGTH - 1))
 
 
@@ -163,8 +163,10 @@ def test_sweep_scores_at_its_own_batching(fp32: LoadedModel, text: Windows) -> N
 
     def plain_costs(units: list[Unit]) -> dict[str, float]:
         pruned = plain.logits(fp32, text.ids, [*mask, *units])
-        js = METRICS["js"].sums(pruned, METRICS["js"].prepare(dense[0]))
-        nll = logit_sums(METRICS["nll"], pruned, ids)  # log-softmax in fp32, as in the sweep
+        js = METRICS["js"].values(pruned, METRICS["js"].prepare(dense[0])).sum(1)
+        nll = logit_parts(METRICS["nll"], pruned, ids).sum(
+            1
+        )  # log-softmax in fp32, as in the sweep
         return {"nll": float(nll) / (LENGTH - 1), "js": float(js) / LENGTH}
 
     units = UNITS[::4]

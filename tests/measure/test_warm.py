@@ -10,7 +10,7 @@ import pytest
 from inspector.jobs import Cancelled
 from inspector.measure import warm
 from inspector.measure.corpus import Windows
-from inspector.measure.perplexity import losses, perplexity
+from inspector.measure.perplexity import losses, perplexity, token_losses
 from inspector.measure.scoring import through
 from inspector.measure.warm import Warm
 from inspector.model.loaded import LoadedModel
@@ -62,9 +62,9 @@ def test_only_what_comes_after_the_change_is_computed(
     windows = plain.text(llama, 3, 30)  # few enough to go through together
     kept, ran = Warm(llama, windows), []
 
-    def watched(loaded: LoadedModel, layer: int, *rest: Any) -> Any:
+    def watched(loaded: LoadedModel, layer: int, *rest: Any, **more: Any) -> Any:
         ran.append(layer)
-        return through(loaded, layer, *rest)
+        return through(loaded, layer, *rest, **more)
 
     monkeypatch.setattr(warm, "through", watched)
     for text, expected in (
@@ -90,7 +90,7 @@ def test_a_cancel_leaves_nothing_wrong_behind(llama: LoadedModel) -> None:
 
     losses(llama, windows, llama.empty(), warm=kept)
     with pytest.raises(Cancelled):
-        losses(llama, windows, llama.mask("1"), warm=kept, progress=stop)
+        token_losses(llama, windows, llama.mask("1"), warm=kept, progress=stop)
     for text in ("2", "1"):
         mask = llama.mask(text)
         assert losses(llama, windows, mask, warm=kept) == losses(llama, windows, mask)

@@ -252,12 +252,14 @@ def test_benchmark_lines(ready_pages: Pages, monkeypatch: pytest.MonkeyPatch):
     lines = []
     monkeypatch.setattr(ready_pages.bench, "run", lambda *args: lines.append(args[-1]))
     ready_pages.bench.session(request("a")).set_mask(Mask.parse("1", 4))
-    for limit in (40, 0, None):
+    for limit in (40, None):
         ready_pages.fire("benchmark-go", "click", "own, a folder/of tasks", limit)
     args = [parsed(line) for line in lines]
-    assert [each.limit for each in args] == [40, None, None]
+    assert [each.limit for each in args] == [40, None]
     assert {each.tasks for each in args} == {"own,a folder/of tasks"}
     assert {each.mask for each in args} == {"1"}
     assert not any(each.until_decided for each in args)
     ready_pages.fire("benchmark-go", "click", "own", 40, True)
-    assert parsed(lines[-1]).until_decided
+    assert parsed(lines[-1]).until_decided and not parsed(lines[-1]).fresh_baseline
+    ready_pages.fire("benchmark-go", "click", "own", 40, False, True)
+    assert parsed(lines[-1]).fresh_baseline

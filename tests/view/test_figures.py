@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,6 +22,7 @@ from inspector.results.base import Provenance, Result
 from inspector.results.checks import (
     Benchmark,
     Continuation,
+    Cut,
     Generation,
     Perplexity,
     Speed,
@@ -130,6 +132,19 @@ def perplexity() -> Perplexity:
     )
 
 
+def positioned(mask: str) -> Perplexity:
+    places = [float(at) for at in range(16)]
+    untouched = [math.nan, *places[1:]]
+    return replace(
+        perplexity(),
+        mask=mask,
+        length=33,
+        by_position=places,
+        baseline_by_position=untouched,
+        position_tokens=[2] * 16,
+    )
+
+
 def benchmark() -> Benchmark:
     tasks = [TaskScore("arc", "acc", 0.5, 0.02, 100, 0.6, 0.03), TaskScore("<i>", "acc", 1, 0, 4)]
     return Benchmark(provenance=provenance(3), mask="1", tasks=tasks, limit=100)
@@ -170,7 +185,7 @@ def every_result() -> list[Result]:
     by_depth: list[Result] = []
     for depth in DEPTHS:
         by_depth += [similarity(depth), scores(depth), trajectory(depth, min(2 * depth - 1, 40))]
-    return [*by_depth, perplexity(), benchmark(), speed(), speed(memory=2.0**20)]
+    return [*by_depth, perplexity(), positioned("1"), benchmark(), speed(), speed(memory=2.0**20)]
 
 
 @pytest.mark.parametrize("result", every_result(), ids=lambda r: f"{r.kind}-{r.depth}")
@@ -563,6 +578,42 @@ def test_perplexity_stands_beside_the_untouched_model():
         "untouched": 15.0,
     }
     assert [row["perplexity"] for row in rows_of(figure)] == ["20", "15"]
+
+
+def test_nll_by_position_has_a_line_a_model():
+    _, figure = figures_of(positioned("1"))
+    untouched, masked = data_of(figure)
+    assert list(masked.x) == [2 * at + 1.5 for at in range(16)]
+    assert list(masked.y) == list(range(16)) and untouched.y[0] is None
+    assert masked.hovertext[0] == "1-2" and masked.hovertext[15] == "31-32"
+    first = rows_of(figure)[0]
+    assert (first["tokens_before"], first["nll_nats"], first["baseline_nll_nats"]) == (
+        "1-2",
+        "0",
+        "",
+    )
+    _, alone = figures_of(positioned(""))
+    assert len(data_of(alone)) == 1
+
+
+def test_logits_that_are_no_numbers_are_said():
+    (figure,) = figures_of(replace(perplexity(), perplexity=math.nan, nll=math.nan))
+    assert "not numbers (NaN)" in " ".join(layout_of(figure).meta["lines"])
+
+
+def test_a_benchmark_says_what_was_cut_and_what_was_kept():
+    made = replace(
+        benchmark(),
+        stopped="<b>: decided",
+        cut=[Cut("<i>", 3, 200, 2048)],
+        baseline_from="2026-01-02T03:04:05+00:00",
+    )
+    (figure,) = figures_of(made)
+    assert layout_of(figure).meta["lines"][1] == (
+        "<b>: decided; 3 of 200 items of <i> were cut to the last 2048 tokens; the untouched model "
+        "was measured in an earlier run, on 2026-01-02 at 03:04 UTC"
+    )
+    assert "of &lt;i&gt; were" in layout_of(figure).title.text
 
 
 def test_a_benchmark_shows_the_paired_difference():

@@ -92,7 +92,7 @@ def test_another_model_of_that_depth_keeps_the_mask_and_drops_the_results(
 ):
     session.set_mask(parse("1"))
     session.results = dict(measured)
-    session.step, session.history = 2, [{"Check": "x"}]
+    session.step, session.history = 2, [{"Mask": "x"}]
     session.live["result"] = "old"
     session.baselines["text"] = Untouched({"perplexity": 1.0}, [])
     session.attach(other(card), 2)

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
+from inspector.errors import InspectorError
 from inspector.model.loaded import LoadedModel
 from inspector.results.base import Result
 from inspector.results.checks import Benchmark, Perplexity, Speed, SpeedRun, TaskScore
 from inspector.view import map_panel, outcomes, sidebar
 from inspector.view.card import Card
-from inspector.view.session import HISTORY, Session
+from inspector.view.session import Session
 from inspector.view.status import active, duration, status_html
 from inspector.view.tabs.check import _history
 from inspector.view.wiring import Wiring
@@ -112,49 +113,75 @@ def checked(measured: dict[str, Result], mask: str, value: float) -> Perplexity:
     return Perplexity(made, mask, value, 5.0, 30, 16, 8, base)
 
 
+PERPLEXITY = "perplexity, pydoc:check, 2 x 16, stride 8"
+
+
 def test_rows_say_what_was_off_and_what_it_saves(
     session: Session, measured: dict[str, Result], tiny: LoadedModel
 ):
     outcomes.note(session, "perplexity", checked(measured, "1.attn,2", 12345.678))
-    outcomes.note(session, "perplexity", checked(measured, "", 300.25))
     mask = tiny.mask("1.attn,2")
-    new, old = _history(session)
-    assert old == [
-        "perplexity, pydoc:check, 2 x 16, stride 8",
-        "1.235e+04",
-        "300.2",
-        "3",
-        f"{tiny.parameters_left(mask):,}",
-        f"{tiny.kv_bytes_left(mask):,}",
-        "1.attn,2",
-    ]
-    whole = f"{tiny.kv_bytes_left(tiny.empty()):,}"
-    assert new[3:] == ["0", f"{tiny.parameters:,}", whole, "nothing"]
+    table = _history(session)
+    assert table["headers"] == ["Mask", "Off", PERPLEXITY, "Parameters", "KV B/token"]
+    old, untouched = table["data"]
+    left = [tiny.parameters_left(mask), tiny.kv_bytes_left(mask)]
+    assert old == ["1.attn,2", 3, 12345.678, *left]  # numbers, so that they sort as such
+    assert untouched == ["nothing", 0, 300.25, tiny.parameters, tiny.kv_bytes_left(tiny.empty())]
+    shown = table["metadata"]["display_value"]
+    assert shown[0] == ["1.attn,2", "3", "1.235e+04", *(f"{each:,}" for each in left)]
+    assert shown[1][2] == "300.2"
 
 
-def test_a_benchmark_is_a_row_for_each_metric(session: Session, measured: dict[str, Result]):
+def test_a_mask_has_one_row_and_what_was_measured_in_two_ways_two_columns(
+    session: Session, measured: dict[str, Result]
+):
     scores = [
         TaskScore("own", metric, 0.75, 0.1, 40, baseline=0.5) for metric in ("acc", "acc_norm")
     ]
-    outcomes.note(session, "benchmark", Benchmark(measured["sweep"].provenance, "1", scores))
-    assert [row[:4] for row in _history(session)] == [
-        ["own, acc_norm, 40 items", "0.75", "0.5", "2"],
-        ["own, acc, 40 items", "0.75", "0.5", "2"],
+    made = measured["sweep"].provenance
+    outcomes.note(session, "benchmark", Benchmark(made, "1", scores))
+    outcomes.note(session, "perplexity", checked(measured, "2", 9.0))
+    more = [replace(scores[0], items=50, value=0.25)]
+    outcomes.note(session, "benchmark", Benchmark(made, "1", more))
+    table = _history(session)
+    assert table["headers"][2:-2] == [
+        PERPLEXITY,
+        "own, acc, 40 items",
+        "own, acc, 50 items",
+        "own, acc_norm, 40 items",
     ]
+    rows = {row[0]: row[2:-2] for row in table["data"]}
+    assert list(rows) == ["1", "nothing", "2"]  # the one measured last comes first
+    assert rows["1"] == [None, 0.75, 0.25, 0.75]
+    assert rows["nothing"] == [300.25, 0.5, 0.5, 0.5]
+    assert rows["2"] == [9.0, None, None, None]
+    assert table["metadata"]["display_value"][0][2] == ""
+    outcomes.note(session, "perplexity", checked(measured, "2", 8.0))
+    assert _history(session)["data"][0][2] == 8.0 and len(session.history) == 3
+    lines = outcomes.csv_of(session).splitlines()
+    assert len(lines) == 4 and lines[1].startswith("2,2,8,,,,")
 
 
-def test_a_speed_is_a_row_for_prefill_and_one_for_decoding(
-    session: Session, measured: dict[str, Result]
-):
+def test_a_speed_is_in_tokens_a_second(session: Session, measured: dict[str, Result]):
     here, base = (
         [SpeedRun(each, 1000 / each) for each in row] for row in ((50, 40, 60), (20, 30, 25))
     )
-    made = Speed(measured["sweep"].provenance, "1.attn", 512, 32, 1, 3, here, base)
+    made = Speed(measured["sweep"].provenance, "1.attn", 512, 32, 2, 3, here, base)
     outcomes.note(session, "speed", made)
-    assert [row[:4] for row in _history(session)] == [
-        ["prefill, tokens/s, 512 + 32 tokens, batch 1", "50", "25", "1"],
-        ["decode, ms/token, 512 + 32 tokens, batch 1", "20", "40", "1"],
-    ]
+    table = _history(session)
+    cut = "tokens/s, 512 + 32 tokens, batch 2"
+    assert table["headers"][-3:] == ["KV B/token", f"decode, {cut}", f"prefill, {cut}"]
+    assert [row[-2:] for row in table["data"]] == [[100.0, 50.0], [50.0, 25.0]]
+
+
+def test_a_row_is_forgotten(session: Session, measured: dict[str, Result], tiny: LoadedModel):
+    for text in ("1", "2"):
+        outcomes.note(session, "perplexity", checked(measured, text, 9.0))
+    outcomes.forget(session, tiny.mask("1"))
+    outcomes.forget(session, tiny.empty())
+    assert [row["Mask"] for row in session.history] == ["2"]
+    with pytest.raises(InspectorError, match="has no row in this table"):
+        outcomes.forget(session, tiny.mask("3"))
 
 
 def test_other_results_and_the_live_one_are_no_rows(session: Session, measured: dict[str, Result]):
@@ -166,8 +193,10 @@ def test_other_results_and_the_live_one_are_no_rows(session: Session, measured: 
     assert baseline.summary["perplexity"] == 300.25
 
 
-def test_the_history_is_bounded(session: Session, measured: dict[str, Result]):
-    for number in range(HISTORY + 3):
-        outcomes.note(session, "perplexity", checked(measured, "", float(number)))
-    assert len(session.history) == HISTORY
-    assert session.history[0]["This mask"] == HISTORY + 2
+def test_the_history_is_bounded(
+    session: Session, measured: dict[str, Result], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(outcomes, "HISTORY", 3)
+    for text in ("1", "2", "3", "1.attn"):
+        outcomes.note(session, "perplexity", checked(measured, text, 2.0))
+    assert [row["Mask"] for row in session.history] == ["1.attn", "nothing", "3"]

@@ -21,7 +21,7 @@ from inspector.view.side_by_side import side_by_side
 from inspector.view.status import active
 from inspector.view.tabs import check, pruning
 from inspector.view.wiring import Wiring
-from tests.view.conftest import TINY, Pages, finish, request, settle
+from tests.view.conftest import Pages, request, settle
 
 FORM: dict[str, Any] = {
     "method": "finercut",
@@ -301,6 +301,7 @@ def test_what_has_the_model_measures_under_the_present_mask(
         ("speed-go", (8, 2, 1.5), "how many rounds"),
         ("benchmark-go", (" , ", 4), "ame a task"),
         ("benchmark-go", ("own", -1), "how many items"),
+        ("benchmark-go", ("own", 0), "how many items"),
         ("prune-go", (*{**FORM, "amount": 1.5}.values(), *TEXT), "ay how many to remove"),
         ("prune-go", (*{**FORM, "amount": None}.values(), *TEXT), "after how much the run is to"),
         ("prune-go", (*{**FORM, "stop": "never"}.values(), *TEXT), "hoose what to count"),
@@ -367,45 +368,46 @@ def test_a_row_of_the_history_brings_its_mask_back(
         ready_pages._handler("history", "select")(request("a"), event)
 
     for text, expected in (("2.ffn", "2.ffn"), ("nothing", "")):
-        click("own, acc, 4 items", "0.5", text)
+        click(text, 1, 0.5)
         assert str(session.mask) == expected
     for row in ([], ["3"], ["9.attn"], [None], [["2.ffn"]], ["__import__('os')"]):
         refused(ready_pages, session, click, *row, match="his row is gone")
     path = Path(str(check._csv(tmp_path, session)))
     lines = path.read_text(encoding="utf-8").splitlines()
-    assert lines[0].split(",")[:2] == ["Check", "This mask"]
-    assert len(lines) == 3 and lines[2].endswith("2.ffn")
+    assert lines[0].split(",")[:2] == ["Mask", "Off"]
+    assert len(lines) == 3 and lines[2].startswith("2.ffn,1,0.5,")
+    session.set_mask(Mask.parse("3", 4))
+    refused(
+        ready_pages, session, ready_pages.fire, "history-delete", "click", match="has no row in"
+    )
+    click("2.ffn", 1, 0.5)
+    ready_pages.fire("history-delete", "click")
+    assert [row["Mask"] for row in session.history] == ["nothing"]
     ready_pages.fire("history-clear", "click", False)  # not confirmed
-    assert len(session.history) == 2
+    assert len(session.history) == 1
     ready_pages.fire("history-clear", "click", True)
     assert session.history == [] and check._csv(tmp_path, session) is None
     session.id = "../../x"
-    session.history = [{"Check": "x", "Mask": ""}]
+    session.history = [{"Mask": "x"}]
     assert Path(str(check._csv(tmp_path, session))).resolve().is_relative_to(tmp_path)
 
 
 def test_the_untouched_model_is_benchmarked_once(
     ready_pages: Pages, session: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
-    known = []
-
-    def found(loaded: Any, names: Any, mask: Any, *, baseline: Any, **more: Any) -> Benchmark:
-        known.append(baseline)
-        row = TaskScore("own", "acc", 0.25, 0.1, 4, 0.5, 0.2)
-        return Benchmark(loaded.provenance(), str(mask), [row], more["limit"])
-
-    monkeypatch.setattr(check, "benchmark", found)
-    (tmp_path / "x.jsonl").write_text("")
-    asked = [("own", 4), ("own", 4), ("own", 5), *[(str(tmp_path / "x.jsonl"), 4)] * 2]
-    for form in asked:
+    monkeypatch.setenv("INSPECTOR_BASELINES", str(tmp_path / "kept"))
+    found = []
+    for form in (("own", 4), ("own", 4), ("own", 5), ("own", 4, False, True)):
         ready_pages.fire("benchmark-go", "click", *form)
         settle(ready_pages.bench, session, lambda: not active(session))
-    assert [each is not None for each in known] == [False, True, False, False, False]
-    assert known[1].mask == "" and known[1].tasks[0].value == 0.5 and known[1].limit == 4
-    finish(ready_pages.bench, session, ready_pages.bench.load(session, *TINY))
-    ready_pages.fire("benchmark-go", "click", "own", 4)  # of another load
-    settle(ready_pages.bench, session, lambda: not active(session))
-    assert known[-1] is None
+        found.append(session.results["benchmark"])
+    assert [bool(each.baseline_from) for each in found] == [False, True, False, False]
+    one, again, *_ = found
+    assert [row.baseline for row in one.tasks] == [row.baseline for row in again.tasks]
+    assert one.flips == again.flips and one.baseline_picks == again.baseline_picks
+    assert "earlier run" in " ".join(again.remarks)
+    assert "--fresh-baseline" in found[-1].provenance.command
+    assert len(list((tmp_path / "kept").iterdir())) == 2
 
 
 @pytest.mark.parametrize(

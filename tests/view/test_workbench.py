@@ -109,14 +109,14 @@ def test_a_reloaded_page_has_everything_back(ready: Workbench, measured: dict[st
     ready.resume(session, TAB)
     for text in ("1", "1,2.ffn"):
         session.set_mask(mask(text))
-    session.history = [{"Check": "x"}]
+    session.history = [{"Mask": "x"}]
     gate = Gate(measured["pruning"], replace(measured["pruning"], finished=False))
     job = ready.run(session, "pruning", "Run", gate)
     assert gate.begun.wait(30)
     reloaded = ready.session(request("b"))
     ready.resume(reloaded, TAB)
     ready.close(request("a"))  # the old page's end is heard of late
-    assert str(reloaded.mask) == "1,2.ffn" and reloaded.history == [{"Check": "x"}]
+    assert str(reloaded.mask) == "1,2.ffn" and reloaded.history == [{"Mask": "x"}]
     assert active(reloaded) == [job] and job.owner == "b"
     gate.go.set()
     finish(ready, reloaded, job)
@@ -421,7 +421,7 @@ def test_the_second_of_two_quick_runs_does_not_swallow_the_first(ready: Workbenc
     first = ready.run(session, "perplexity", "Perplexity", measure_of("1", ready))
     assert first.wait(30)  # ended, and no poll since
     finish(ready, session, ready.run(session, "perplexity", "P", measure_of("2", ready)))
-    assert [row["Mask"] for row in session.history] == ["2", "1"]
+    assert [row["Mask"] for row in session.history] == ["2", "nothing", "1"]
 
 
 def test_a_result_is_noted_once_however_it_is_polled(ready: Workbench):
@@ -431,7 +431,7 @@ def test_a_result_is_noted_once_however_it_is_polled(ready: Workbench):
     for _ in range(3):
         job.version += 1  # as the worker's last change may, after a poll has seen the end
         ready.poll(session)
-    assert len(session.history) == 1
+    assert [row["Mask"] for row in session.history] == ["1", "nothing"]
 
 
 def test_a_bug_in_a_job_is_said_and_ends_only_that_job(ready: Workbench):
@@ -454,7 +454,7 @@ def test_a_full_disk_loses_no_result(ready: Workbench, monkeypatch: pytest.Monke
     session = ready.session(request("a"))
     finish(ready, session, ready.run(session, "perplexity", "x", measure_of("1", ready)))
     assert isinstance(session.results["perplexity"], Perplexity)
-    assert len(session.history) == 1
+    assert len(session.history) == 2
     assert "No space left" in status_html(ready, session)
 
 

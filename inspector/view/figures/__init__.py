@@ -14,7 +14,7 @@ from inspector.results.base import Result
 from inspector.results.checks import Benchmark, Perplexity, Speed
 from inspector.results.scores import Scores, Similarity
 from inspector.results.trajectory import Trajectory
-from inspector.view.figures.outcomes import benchmark, perplexity
+from inspector.view.figures.outcomes import benchmark, by_position, perplexity
 from inspector.view.figures.scores import sweep
 from inspector.view.figures.similarity import angular, stream, units
 from inspector.view.figures.speed import speed
@@ -38,7 +38,7 @@ def figures_of(result: Result) -> list[go.Figure]:
             scored = any(step.scores or step.removed for step in result.steps)
             return [step_map(result), curve(result)] if scored else [curve(result)]
         case Perplexity():
-            return [perplexity(result)]
+            return [perplexity(result), *([by_position(result)] if result.by_position else [])]
         case Benchmark():
             return [benchmark(result)]
         case Speed():

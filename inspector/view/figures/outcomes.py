@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from inspector.paired import Paired
-from inspector.results.checks import Benchmark, Perplexity
+from inspector.results.checks import NO_NUMBER, Benchmark, Perplexity, buckets, span
 from inspector.view.figures.style import (
     GREY,
     MAIN,
@@ -18,6 +18,7 @@ from inspector.view.figures.style import (
     csv_text,
     limits,
     number,
+    sentence,
     sheet,
 )
 
@@ -69,11 +70,65 @@ def perplexity(result: Perplexity) -> go.Figure:
         lines=[
             f"exp of the mean NLL over {result.tokens:,} predicted tokens, windows of "
             f"{result.length} every {result.stride}. Lower = better{ratio}",
+            *([NO_NUMBER] if result.no_number else []),
             about(result),
         ],
         csv=csv_text(("model", "perplexity", "nll_nats", "tokens"), rows),
         plot_height=60 + 40 * len(values),
     ).update_layout(margin_l=118)
+
+
+def by_position(result: Perplexity) -> go.Figure:
+    """The mean NLL by the position of a token in its window, of the mask and the untouched model.
+
+    Both are there where something is muted; the results without this figure have no `by_position`.
+    """
+    places = buckets(result.length)
+    words = [span(place) for place in places]
+    lines = {MASKED: result.by_position}
+    if result.mask:
+        lines = {UNTOUCHED: result.baseline_by_position, **lines}
+    figure = go.Figure(
+        [
+            go.Scatter(
+                x=[(place.start + place.stop - 1) / 2 for place in places],
+                y=[value if math.isfinite(value) else None for value in values],
+                mode="lines+markers",
+                name=name,
+                line={"width": 2, "color": MAIN if name == MASKED else GREY},
+                marker={
+                    "size": 7,
+                    "symbol": "circle" if name == MASKED else "circle-open",
+                    "color": MAIN if name == MASKED else GREY,
+                },
+                hovertext=words,
+                hovertemplate="%{hovertext} tokens before<br>" + name + ": %{y:.4f}<extra></extra>",
+            )
+            for name, values in lines.items()
+        ]
+    )
+    figure.update_xaxes(title_text="tokens before, in the window", range=[0, result.length])
+    figure.update_yaxes(title_text="NLL (nats per token)")
+    rows = zip(
+        words,
+        result.by_position,
+        result.baseline_by_position,
+        result.position_tokens,
+        strict=True,
+    )
+    return sheet(
+        figure,
+        name="perplexity-by-position",
+        title="NLL by position in the window",
+        lines=[
+            "Mean NLL of the tokens that have so many others before them in their window. Lower = "
+            "better",
+            about(result),
+        ],
+        csv=csv_text(("tokens_before", "nll_nats", "baseline_nll_nats", "tokens"), rows),
+        plot_height=180,
+        legend=len(lines) if len(lines) > 1 else 0,
+    )
 
 
 def benchmark(result: Benchmark) -> go.Figure:
@@ -130,7 +185,7 @@ def benchmark(result: Benchmark) -> go.Figure:
         lines=[
             f"Mean and one standard error{limit}. Higher = better"
             + ("; the difference, item by item, with its 95 % interval" if paired else ""),
-            *([html.escape(result.stopped, quote=False)] if result.stopped else []),
+            *([sentence("; ".join(result.remarks))] if result.remarks else []),
             about(result),
         ],
         csv=csv_text(CSV, rows),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import shlex
 import tempfile
@@ -12,6 +13,7 @@ from typing import Any
 import gradio as gr
 
 from inspector.errors import InspectorError, TaskError
+from inspector.measure.baselines import shelf
 from inspector.measure.benchmark import benchmark
 from inspector.measure.generation import generate
 from inspector.measure.perplexity import perplexity
@@ -36,7 +38,6 @@ FLIPS = ("Task", "Question", "Right", "This mask", "Untouched")
 SURE = "() => confirm('Clear the table of what was tried?')"
 SHOWN = 200
 """The most items in the table of those answered otherwise."""
-HEADERS: list[str] = list(outcomes.COLUMNS)
 
 
 def build(wiring: Wiring, sidebar: Sidebar, redraw_mask: tuple[str, ...]) -> None:
@@ -52,19 +53,24 @@ def build(wiring: Wiring, sidebar: Sidebar, redraw_mask: tuple[str, ...]) -> Non
 
 
 def _history_table(wiring: Wiring, redraw_mask: tuple[str, ...]) -> None:
-    gr.Markdown("### What was tried\nClick a row to put its mask on the layer map again.")
+    gr.Markdown(
+        "### What was tried\nA row a mask. Click a row to put its mask on the layer map again; the "
+        "menu (⋮) of a column sorts by it."
+    )
     history = gr.Dataframe(
-        headers=HEADERS,
+        headers=[*outcomes.FIRST, *outcomes.AFTER],
         interactive=False,
         wrap=True,
         show_label=False,
         elem_id="history",
         buttons=["copy", "fullscreen"],
-        column_widths=["31%", "11%", "11%", "7%", "13%", "11%", "16%"],
     )
     with gr.Row():
-        small: dict[str, Any] = {"size": "sm", "scale": 0, "min_width": 130}
+        small: dict[str, Any] = {"size": "sm", "scale": 0, "min_width": 180}
         fetch = gr.DownloadButton("Download CSV", elem_id="history-csv", **small)
+        drop = gr.Button(
+            "Delete this mask's row", elem_id="history-delete", **{**small, "min_width": 180}
+        )
         clear = gr.Button("Clear the table", elem_id="history-clear", **small)
     folder = tempfile.TemporaryDirectory(prefix="layer-inspector-")  # gone with the page
 
@@ -76,6 +82,9 @@ def _history_table(wiring: Wiring, redraw_mask: tuple[str, ...]) -> None:
     def back(session: Session, event: gr.EventData) -> None:
         session.set_mask(row_mask(session, event))
 
+    def delete(session: Session) -> None:
+        outcomes.forget(session, session.require_mask())
+
     def forget(session: Session, sure: bool | None) -> None:
         if sure:
             session.history = []
@@ -83,6 +92,7 @@ def _history_table(wiring: Wiring, redraw_mask: tuple[str, ...]) -> None:
 
     sure = gr.Checkbox(visible=False)
     wiring.on(history.select, back, redraw=redraw_mask, with_event=True)
+    wiring.on(drop.click, delete, redraw=["check"])
     wiring.on(clear.click, forget, [sure], redraw=["check"], js=SURE)
 
 
@@ -106,7 +116,7 @@ def row_mask(session: Session, event: gr.EventData) -> Mask:
     """
     data = getattr(event, "_data", None)
     value = data.get("row_value") if isinstance(data, dict) else None
-    text = value[-1] if isinstance(value, list) and value else None
+    text = value[0] if isinstance(value, list) and value else None
     known = {row["Mask"] for row in session.history}
     if not isinstance(text, str) or text not in known:
         raise InspectorError("this row is gone: measure again.")
@@ -121,10 +131,14 @@ def _perplexity(wiring: Wiring, sidebar: Sidebar) -> None:
             "Measure perplexity", variant="primary", min_width=200, elem_id="perplexity-go"
         )
     plot = Plot(empty="Not measured yet.", elem_id="perplexity")
+    with gr.Accordion("By position in the window", open=False, visible=False) as more:
+        places = Plot(empty="Not measured yet.", elem_id="perplexity-by-position")
 
     def draw(session: Session) -> list[Any]:
         found = session.results.get("perplexity")
-        return [figures.perplexity(found) if isinstance(found, Perplexity) else None]
+        drawn = figures.figures_of(found) if isinstance(found, Perplexity) else []
+        whole, by_position = [*drawn, None, None][:2]
+        return [whole, gr.update(visible=by_position is not None), by_position]
 
     def start(session: Session, every: Any, *text: Any) -> None:
         bench, card, mask = wiring.bench, session.require_card(), session.require_mask()
@@ -139,7 +153,7 @@ def _perplexity(wiring: Wiring, sidebar: Sidebar) -> None:
         line = command("perplexity", card, str(mask), **options_of(options))
         bench.run(session, "perplexity", "Perplexity", work, line)
 
-    wiring.section("check", [plot], draw)
+    wiring.section("check", [plot, more, places], draw)
     wiring.on(go.click, start, [stride, *sidebar.check], redraw=["status"])
 
 
@@ -154,12 +168,20 @@ def _benchmark(wiring: Wiring) -> None:
             elem_id="tasks",
         )
         limit = gr.Number(40, label="Items", precision=0, minimum=1, min_width=80)
+    with gr.Row(equal_height=True):
         decide = gr.Checkbox(
             False,
             label="Stop once decided",
             info="asks on, 50 items at first, until the difference is no chance",
             min_width=160,
             elem_id="benchmark-decide",
+        )
+        anew = gr.Checkbox(
+            False,
+            label="Fresh baseline",
+            info="measures the untouched model again, also where its scores are kept",
+            min_width=160,
+            elem_id="benchmark-fresh",
         )
         go = gr.Button("Run benchmark", variant="primary", elem_id="benchmark-go")
     plot = Plot(empty="Not run yet.", elem_id="benchmark")
@@ -183,33 +205,34 @@ def _benchmark(wiring: Wiring) -> None:
         shown = gr.update(visible=bool(found.flips), label=label)
         return [figures.benchmark(found), shown, _flips(found)]
 
-    def start(session: Session, written: str, most: float | None, soon: bool = False) -> None:
+    def start(
+        session: Session,
+        written: str,
+        most: float | None,
+        soon: bool = False,
+        fresh: bool = False,
+    ) -> None:
         bench, card, mask = wiring.bench, session.require_card(), session.require_mask()
         names = [name.strip() for name in (written or "").split(",") if name.strip()]
         if not names:
             raise TaskError("name a task: own, or a name that lm-eval knows.")
-        # A file may be another one next time; what has a name stays what it is.
         by_name = all(_NAME.fullmatch(name) and not Path(name).exists() for name in names)
         if bench.public and not by_name:
             raise TaskError("on this server tasks are chosen by name: own, or one of lm-eval's.")
-        items = None if not most else whole(most, "how many items", 1)
+        items = None if most is None else whole(most, "how many items", 1)
 
         def work(loaded: Any, progress: Any) -> Any:
             if soon:
                 return until_decided(loaded, names, mask, limit=items, progress=progress)
-            key = (*names, items)
-            known = session.untouched.get(key)
-            found = benchmark(loaded, names, mask, limit=items, baseline=known, progress=progress)
-            if by_name:
-                session.untouched[key] = found.untouched()
-            return found
+            kept = shelf(fresh=bool(fresh))
+            return benchmark(loaded, names, mask, limit=items, shelf=kept, progress=progress)
 
         asked = {"tasks": ",".join(names), "limit": items, "until_decided": bool(soon)}
-        line = command("bench", card, str(mask), **asked)
+        line = command("bench", card, str(mask), **asked, fresh_baseline=bool(fresh and not soon))
         bench.run(session, "benchmark", "Benchmark", work, line)
 
     wiring.section("check", [plot, more, flips], draw)
-    wiring.on(go.click, start, [tasks, limit, decide], redraw=["status"])
+    wiring.on(go.click, start, [tasks, limit, decide, anew], redraw=["status"])
 
 
 def _speed(wiring: Wiring) -> None:
@@ -330,12 +353,19 @@ def _choice(flip: Flip, at: int) -> str:
     return flip.choices[at] if 0 <= at < len(flip.choices) else "?"
 
 
-def _history(session: Session) -> list[list[Any]]:
-    return [[_shown(value) for value in row.values()] for row in session.history]
+def _history(session: Session) -> dict[str, Any]:
+    """The table as Gradio takes it: numbers to sort by, and how people read them."""
+    found = outcomes.rows(session)
+    shown = [[_shown(value) for value in row] for row in found]
+    return {
+        "headers": outcomes.columns(session),
+        "data": found,
+        "metadata": {"display_value": shown},
+    }
 
 
-def _shown(value: Any) -> Any:
-    """A number as people read it."""
+def _shown(value: Any) -> str:
+    """A value as people read it; empty for what was not measured."""
     if isinstance(value, float):
-        return f"{value:,.4g}"
-    return f"{value:,}" if isinstance(value, int) else value
+        return f"{value:,.4g}" if math.isfinite(value) else "unknown"
+    return f"{value:,}" if isinstance(value, int) else value or ""
