@@ -234,8 +234,7 @@ def _run(
         value = _known(search, found, check)
         value = _perplexity(loaded, check, mask) if value is None else value
         step = _step(loaded, number, mask, found, value, begun)
-        held = max(run.stream_bytes, found.stream_bytes)
-        run = replace(recorded(run, step), stream_bytes=held)
+        run = recorded(run, step)
         gone = Mask(mask.depth, frozenset(found.removed))
         progress(done, count, f"{words}: removed {gone}", run)
     if search.verify and step.step:
@@ -298,4 +297,5 @@ def _step(
         seconds=time.perf_counter() - begun,
         layers=found.layers if found else 0.0,
         heads=found.heads if found else 0.0,
+        stream_bytes=found.stream_bytes if found else 0,
     )

@@ -29,6 +29,8 @@ class Step:
     (tied weights once) and `kv_bytes_per_token` are what is left. `layers` and `heads` say how many
     candidates' worth of the search text went through the layers, and through the head, for this
     step; NaN where a score does not take candidates one by one, or where it was not counted.
+    `stream_bytes` is the most that candidates' streams took at once; 0 where none were held, or it
+    was not counted.
     """
 
     step: int
@@ -43,6 +45,7 @@ class Step:
     seconds: float = math.nan
     layers: float = math.nan
     heads: float = math.nan
+    stream_bytes: int = 0
 
     def __post_init__(self) -> None:
         """Check the statuses, and that every score has one."""
@@ -65,8 +68,7 @@ class Trajectory(Result):
     no_early_exit, lazy, the seed of a method that draws at random, and the numbers of an
     evolutionary search; `repeats` says where such a search drew no fresh text, because there was
     too little. `verified` says, of a lazy run that was to be checked, what an exact search removes
-    at its last `step` (`removed`), and whether it is the `same`. `stream_bytes` is the most that
-    candidates' streams took at once; 0 where none were held, or it was not counted.
+    at its last `step` (`removed`), and whether it is the `same`.
     """
 
     kind: ClassVar[str] = "trajectory"
@@ -78,7 +80,6 @@ class Trajectory(Result):
     finished: bool = True
     options: dict[str, Any] = field(default_factory=dict)
     verified: dict[str, Any] = field(default_factory=dict)
-    stream_bytes: int = 0
 
     @classmethod
     def _from_json(cls, data: dict[str, Any]) -> Self:
@@ -94,6 +95,11 @@ class Trajectory(Result):
             goes = "the same" if self.verified["same"] else ", ".join(self.verified["removed"])
             checked = f"; step {self.verified['step']} searched exactly removes {goes}"
         return f"{self.method}, lazy (an approximation{checked})"
+
+    @property
+    def stream_bytes(self) -> int:
+        """The most that candidates' streams took at once, over all steps."""
+        return max((step.stream_bytes for step in self.steps), default=0)
 
     @property
     def removed(self) -> list[str]:
