@@ -12,7 +12,6 @@ from inspector.measure.budget import Budget
 from inspector.measure.methods import check_lazy, method_named
 from inspector.measure.methods.evolution import asked
 from inspector.measure.sizes import byte_size
-from inspector.results.journal import SUFFIX, refuse_unfinished
 from inspector.units import Mask
 
 if TYPE_CHECKING:
@@ -53,6 +52,8 @@ def prune(args: argparse.Namespace, meter: Meter) -> None:
         "until_perplexity": args.until_perplexity,
     }
     Budget.of(**bounds)  # these before a long load
+    from inspector.results.journal import SUFFIX, refuse_unfinished
+
     journal = args.output + SUFFIX if args.output else None
     if args.resume and not journal:
         raise ResultError("--resume needs the -o FILE of the run: its journal stands beside it.")
