@@ -652,8 +652,8 @@ def test_speed_has_medians_with_the_least_and_the_greatest_run():
     assert [title.split(" (")[0] for title in x_titles(figure)] == [
         "prefill",
         "decode",
-        "peak memory above the weights",
-        "KV cache as measured",
+        "peak above weights",
+        "KV cache",
     ]
     words = layout_of(figure).meta["lines"]
     assert "prefill 1.75 (1.5 to 2), decode 0.5 (0.5 to 0.5), memory 1" in words[1]
@@ -666,6 +666,6 @@ def test_speed_says_what_is_not_measured_and_what_is_not_done():
     (figure,) = figures_of(speed(rounds=5))
     words = " ".join(layout_of(figure).meta["lines"])
     assert "2 rounds of 5" in words and "peak memory is not measured here" in words
-    assert not any("memory" in title for title in x_titles(figure))
+    assert not any("weights" in title for title in x_titles(figure))
     (figure,) = figures_of(Speed(provenance(3), "1", 512, 32, 1, 5, [], []))
     assert rows_of(figure) == []

@@ -32,12 +32,12 @@ def panels(result: Speed) -> list[Panel]:
         for name, words, unit in (
             ("prefill", "prefill (tokens/s), higher = better", 1.0),
             ("decode", "decode (ms/token), lower = better", 1.0),
-            ("memory", "peak memory above the weights (MiB), lower = better", mib),
+            ("memory", "peak above weights (MiB), lower = better", mib),
         )
     ]
     kept = (result.kv_measured, result.baseline_kv_measured)
     here, untouched = (Spread(each, each, each) for each in kept)
-    found.append(("KV cache as measured (B/token), lower = better", here, untouched))
+    found.append(("KV cache (B/token), lower = better", here, untouched))
     return [
         panel for panel in found if any(math.isfinite(each.median) for each in panel[1:])
     ] or found[:1]
@@ -57,7 +57,7 @@ def speed(result: Speed) -> go.Figure:
             figure.add_trace(trace, row=row, col=1)
         highs = [each.high for each in (here, untouched) if math.isfinite(each.high)]
         top = max(highs, default=0.0) or 1.0
-        figure.update_xaxes(title_text=title, range=[0, top * 1.2], nticks=6, row=row, col=1)
+        figure.update_xaxes(title_text=title, range=[0, top * 1.3], nticks=6, row=row, col=1)
     figure.update_yaxes(showgrid=False)
     done, asked = len(result.runs), result.rounds
     rounds = f"{done} round{'s' if done != 1 else ''}" + ("" if done == asked else f" of {asked}")

@@ -86,7 +86,8 @@ function dress(width, look) {
     const lines = (meta.lines || []).flatMap(
       line => wrap(line, Math.max(20, Math.floor((width - 24) / 6.2))));
     const rows = layout.showlegend ? legendRows(room) : 0;
-    const top = 21 + 19 * head.length + 17 * lines.length + (rows ? 6 + 26 * rows : 8);
+    // Plotly spaces all lines of a title alike, the smaller ones, too.
+    const top = 21 + 19.5 * (head.length + lines.length) + (rows ? 6 + 26 * rows : 8);
     layout.height += top - margin.t;
     margin.t = top;
     layout.title = {
