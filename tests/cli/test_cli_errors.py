@@ -230,17 +230,17 @@ def test_a_bug_is_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int, error: type[BaseException]) -> None:
-    """Let the sweep of that step of a run break off."""
+    """Let the race of that step of a run break off."""
     import inspector.measure.methods.scores as module
 
-    real, calls = module.sweep, iter(range(1, 100))
+    real, calls = module.race, iter(range(1, 100))
 
-    def sweep(*args: Any, **options: Any) -> Any:
+    def race(*args: Any, **options: Any) -> Any:
         if next(calls) == step:
             raise error
         return real(*args, **options)
 
-    monkeypatch.setattr(module, "sweep", sweep)
+    monkeypatch.setattr(module, "race", race)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, Cancelled])
