@@ -104,7 +104,7 @@ def test_a_killed_command_loses_one_step_at_most(tmp_path: Path) -> None:
     text, out = tmp_path / "long.txt", tmp_path / "run.json"
     text.write_text("a long text, " * 3000, encoding="utf-8")
     command = [sys.executable, "-m", "inspector", "prune", "tiny:llama", "--method", "blockpruner"]
-    command += ["--remove", "6", "--corpus", f"file:{text}", "--samples", "300", "--length", "64"]
+    command += ["--remove", "6", "--corpus", f"file:{text}", "--samples", "120", "--length", "64"]
     command += ["--device", "cpu", "--dtype", "fp32"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     journal = tmp_path / ("run.json" + SUFFIX)
