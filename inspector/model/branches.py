@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from inspector.model.loaded import LoadedModel
-from inspector.model.replay import headless
+from inspector.model.replay import FAILURES, headless
 
 Row = tuple[Sequence[int], Sequence[Sequence[int]]]
 """The token ids of a trunk, and of the branches that each go on from it."""
@@ -92,7 +92,7 @@ def takes_branches(loaded: LoadedModel, ids: Sequence[int]) -> bool:
     try:
         together = run_rows(loaded, [(trunk, branches)])[0]
         alone = [run_rows(loaded, [(trunk, [branch])])[0] for branch in branches]
-    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError):
+    except FAILURES:
         return False
     expected = torch.cat([alone[0], alone[1][cut:]]).float()
     tolerance = max(1e-3, 16 * torch.finfo(loaded.dtype).eps)

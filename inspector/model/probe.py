@@ -17,6 +17,7 @@ from transformers.cache_utils import Cache
 from inspector.model.branches import takes_branches
 from inspector.model.loaded import LoadedModel, UnitInfo, count_parameters
 from inspector.model.replay import (
+    FAILURES,
     Calls,
     before_head,
     head,
@@ -28,9 +29,6 @@ from inspector.model.surgery import mute_units
 from inspector.units import KINDS, Unit
 
 PROBE_SHAPE = (2, 24)
-
-_FAILURES = (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError)
-"""What a layer or a head raises when it is called in a way that it was not made for."""
 
 
 @torch.no_grad()
@@ -115,7 +113,7 @@ def _judge(
     problems: dict[Unit, str] = {}
     try:
         entering, calls = record(loaded, ids)
-    except _FAILURES as error:
+    except FAILURES as error:
         reason = f"its layers cannot be run one by one ({type(error).__name__})"
         problems = dict.fromkeys((info.unit for info in loaded.units), reason)
     else:
@@ -137,7 +135,7 @@ def _judge(
 def _head_matches(loaded: LoadedModel, stream: torch.Tensor, logits: torch.Tensor) -> bool:
     try:
         return _close(head(loaded, stream), logits)
-    except _FAILURES:
+    except FAILURES:
         return False
 
 
@@ -146,7 +144,7 @@ def _is_plain_head(loaded: LoadedModel, stream: torch.Tensor, logits: torch.Tens
     loaded.plain_head = True
     try:
         return torch.equal(to_logits(loaded, before_head(loaded, stream)), logits)
-    except _FAILURES:
+    except FAILURES:
         return False
 
 
@@ -166,7 +164,7 @@ def _judge_layer(
         for unit in units:
             with mute_units(loaded, [unit]):
                 without[unit] = run_layer(loaded, index, x, calls)
-    except _FAILURES as error:
+    except FAILURES as error:
         if whole is None:
             loaded.not_replayable = f"layer {index} does not run by itself"
         reason = f"layer {index} does not run with it muted ({type(error).__name__})"

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from inspector.model.loaded import LoadedModel
 
 
+FAILURES = (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError)
+"""What a model, a layer or a head raises when it is called in a way that it was not made for."""
+
+
 class _Stop(Exception):
     """Ends a forward pass once what was wanted of it is there."""
 

@@ -7,7 +7,6 @@ its parent at the first layer in which they differ.
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Iterator, Sequence
 
@@ -23,7 +22,7 @@ from inspector.measure.methods.evolution import (
     draw_windows,
     muting,
 )
-from inspector.measure.methods.search import Proposal, Search
+from inspector.measure.methods.search import Proposal, Search, rank
 from inspector.measure.metrics import METRICS
 from inspector.measure.scoring import (
     Tick,
@@ -79,7 +78,7 @@ def propose(
         numbers = draw_windows(len(windows), wanted, draw)
         found = judge.scores(masks, numbers, note=note, progress=part(scaled, done, share, work))
         done += share
-        return sorted(zip(found, states, strict=True), key=_rank)
+        return sorted(zip(found, states, strict=True), key=lambda each: rank(each[0]))
 
     def changed(before: State, after: Scored) -> Proposal:
         score, state = after
@@ -104,11 +103,6 @@ def propose(
         if elite != parent:
             yield changed(parent, chosen)
     scaled(work, work)
-
-
-def _rank(scored: Scored) -> float:
-    """NaN counts as the worst."""
-    return math.inf if math.isnan(scored[0]) else scored[0]
 
 
 class Judge:

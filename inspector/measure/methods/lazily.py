@@ -16,7 +16,7 @@ from dataclasses import replace
 from inspector.jobs import Progress, part
 from inspector.measure.methods.choices import Group
 from inspector.measure.methods.scores import scored
-from inspector.measure.methods.search import Measured, Search
+from inspector.measure.methods.search import Measured, Search, rank
 from inspector.units import Mask
 
 FIRST = 4
@@ -35,7 +35,7 @@ def rescored(
     Those without an earlier score come first, and all of them where there is none at all.
     """
     search = replace(search, early_exit=False)  # what is scored here may be carried over later
-    order = sorted(groups, key=lambda group: _worst(before.get(group, -math.inf)))
+    order = sorted(groups, key=lambda group: rank(before.get(group, -math.inf)))
     size = FIRST if before else len(order)
     fresh: dict[Group, float] = {}
     layers, heads, held = 0.0, 0.0, 0
@@ -46,12 +46,8 @@ def rescored(
         fresh |= found.scores
         layers, heads, size = layers + found.layers, heads + found.heads, 2 * size
         held = max(held, found.stream_bytes)
-        if order and min(map(_worst, fresh.values())) < _worst(before.get(order[0], -math.inf)):
+        if order and min(map(rank, fresh.values())) < rank(before.get(order[0], -math.inf)):
             break
     progress(len(groups), len(groups))
     scores = {group: fresh[group] if group in fresh else before[group] for group in groups}
     return Measured(scores, stale=frozenset(order), layers=layers, heads=heads, stream_bytes=held)
-
-
-def _worst(score: float) -> float:
-    return math.inf if math.isnan(score) else score

@@ -124,12 +124,13 @@ def lowest(search: Search, groups: Iterable[Group], scores: Mapping[Group, float
     """The candidate with the lowest score, ties by the method's order; NaN counts as the worst."""
     row = search.row
     order = ORDERS[(search.as_published and row.published_order) or row.order]
+    ordered = sorted(groups, key=lambda group: order(search.loaded, group[0]))
+    return min(ordered, key=lambda group: rank(scores[group]))
 
-    def score(group: Group) -> float:
-        value = scores[group]
-        return math.inf if math.isnan(value) else value
 
-    return min(sorted(groups, key=lambda group: order(search.loaded, group[0])), key=score)
+def rank(score: float) -> float:
+    """What scores are sorted by: NaN counts as the worst."""
+    return math.inf if math.isnan(score) else score
 
 
 ORDERS: dict[str, Callable[[LoadedModel, Unit], Any]] = {
