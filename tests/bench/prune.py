@@ -59,7 +59,7 @@ def main() -> None:
             for name in (options.corpus, options.check)
         )
         remove = options.remove or UNITS[kind]
-        for method in METHODS:
+        for method in options.methods:
             _compare(loaded, text, check, method, remove, kind)
         _share(loaded, text, kind)
 
@@ -238,6 +238,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--length", type=int, default=64)
     parser.add_argument("--remove", type=int, help="how many units; default: 15 in bf16, 4 in fp32")
+    parser.add_argument("--methods", nargs="*", choices=METHODS, default=METHODS)
     parser.add_argument("--dtypes", nargs="*", choices=["fp32", "bf16"])
     return parser.parse_args()
 
