@@ -23,6 +23,7 @@ from inspector.measure.corpus import Windows
 from inspector.model.families import FAMILIES, TINY_ALIASES
 from inspector.model.loaded import LoadedModel
 from inspector.model.loading import load
+from inspector.model.offloading import offload_to_memory
 from inspector.model.probe import probe
 from inspector.model.tiny import tiny_config, tiny_tokenizer
 from inspector.units import Mask, Unit, all_units
@@ -46,6 +47,13 @@ def one_thread() -> Iterator[None]:
 def tiny(model_type: str = "llama", attention: str | None = None) -> LoadedModel:
     """The tiny fp32 model of the type, loaded once: leave it as it was found."""
     return load(f"tiny:{model_type}", dtype="fp32", attention=attention)
+
+
+def in_memory(model_type: str = "llama") -> LoadedModel:
+    """The tiny model with its weights offloaded to main memory, in which it runs all the same."""
+    loaded = load(f"tiny:{model_type}", dtype="fp32")
+    offloaded = offload_to_memory(loaded.model, torch.device("cpu"))
+    return dataclasses.replace(loaded, offloaded=offloaded)
 
 
 def composite(folder: Path) -> LoadedModel:

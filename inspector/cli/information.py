@@ -77,7 +77,7 @@ def unit_facts(each: UnitInfo, mask: Mask) -> dict[str, Any]:
 
 def described(loaded: LoadedModel, mask: Mask) -> str:
     """The facts as text; units that agree in everything share a row."""
-    from inspector.model.loading import gib
+    from inspector.model.placing import gib
 
     made = loaded.provenance()
     lines = [

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import datetime
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -16,6 +18,9 @@ from inspector.errors import MaskError
 from inspector.model.families import Family
 from inspector.results.base import Provenance
 from inspector.units import Mask, Unit
+
+if TYPE_CHECKING:
+    from inspector.model.offloading import Offloaded
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ class LoadedModel:
     tensor). `not_replayable` says why the model cannot be run layer by layer (see `replay`), else
     empty. `plain_head` tells that its logits are the output matrix times the normed stream, no
     more; `takes_branches` that it can run several continuations of one text in a row (see
-    `branches`).
+    `branches`). `offloaded` has the weights of a model that are not on its device.
     """
 
     model: PreTrainedModel
@@ -58,6 +63,7 @@ class LoadedModel:
     not_replayable: str = ""
     plain_head: bool = False
     takes_branches: bool = False
+    offloaded: Offloaded | None = None
 
     @property
     def depth(self) -> int:
@@ -66,8 +72,8 @@ class LoadedModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.model.device
+        """Where the model runs: where its weights are, or are brought to."""
+        return self.model.device if self.offloaded is None else self.offloaded.device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -88,7 +94,26 @@ class LoadedModel:
     @property
     def parameters(self) -> int:
         """All parameters, tied ones once."""
-        return count_parameters(self.model)
+        return self.offloaded.parameters if self.offloaded else count_parameters(self.model)
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of weights brought to the device since the load; 0 where they are there."""
+        return self.offloaded.read if self.offloaded else 0
+
+    def held(
+        self, modules: Iterable[nn.Module], *, whole: bool = False
+    ) -> AbstractContextManager[object]:
+        """A block in which the modules' weights come in once at the most: see `Offloaded.hold`.
+
+        For a model whose weights are on its device it does nothing.
+        """
+        return self.offloaded.hold(modules, whole=whole) if self.offloaded else nullcontext()
+
+    def outside(self) -> Iterator[nn.Module]:
+        """The modules that are in no layer."""
+        inside = {id(module) for module in self.layers.modules()}
+        yield from (module for module in self.model.modules() if id(module) not in inside)
 
     def empty(self) -> Mask:
         """The mask that mutes nothing."""

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import copy
 import gc
-import json
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import psutil
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -28,22 +25,27 @@ from inspector.errors import LoadError
 from inspector.jobs import Progress, part, silent
 from inspector.model.export.opening import Opened, opened, take_out
 from inspector.model.families import family_of
-from inspector.model.loaded import LoadedModel, count_parameters, out_of_memory
+from inspector.model.faults import guarded
+from inspector.model.loaded import LoadedModel, count_parameters
+from inspector.model.offloading import MEMORY, offload_to_disk, offload_to_memory, own_folder
+from inspector.model.placing import (
+    ROOM,
+    check_offload,
+    check_room,
+    gib,
+    gpus_free,
+    placement,
+)
 from inspector.model.probe import probe
-from inspector.model.sources import CODE_OFF, Source, check_folder, fetch, fingerprint, parse
+from inspector.model.sources import Source, check_folder, fetch, fingerprint, parse
 from inspector.model.tiny import tiny_config, tiny_model, tiny_tokenizer
 from inspector.units import KINDS
-
-T = TypeVar("T")
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 DEVICES = ("auto", "cuda", "mps", "cpu")
 # transformers sets torch's default dtype for the whole process while it builds a model, so no two
 # threads (a page that asks for a size, the worker that loads) may build at once.
 _BUILDING = threading.RLock()
-
-ROOM = 1.1
-"""A model must fit this many times over: the rest is for activations and the cache."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +79,6 @@ class ModelSize:
             f"{self.parameters / 1e6:,.1f} M parameters, {gib(self.bytes)} in {self.dtype}; "
             f"{verdict} {self.device} ({gib(self.available)} free)"
         )
-
-
-def gib(size: float) -> str:
-    """Bytes in GiB, or MiB below one."""
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -134,14 +131,17 @@ def multiplies_bf16(device: torch.device) -> bool:
 
 
 def memory_available(device: torch.device, freed: LoadedModel | None = None) -> int:
-    """Free bytes on the device, with those of a model that would be freed first."""
+    """Free bytes on the device, with those of a model that would be freed first.
+
+    Of `cuda` without a number, those of all GPUs.
+    """
     if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
+        free = sum(gpus_free().values()) if device.index is None else gpus_free()[device.index]
     elif device.type == "mps":
         free = torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
     else:
         free = psutil.virtual_memory().available
-    if freed is not None and freed.device.type == device.type:
+    if freed is not None and freed.device.type == device.type and not freed.offloaded:
         free += sum(p.numel() * p.element_size() for p in freed.model.parameters())
     return free
 
@@ -163,16 +163,22 @@ def load(
     device: str = "auto",
     dtype: str = "auto",
     attention: str | None = None,
+    offload: str | None = None,
     freed: LoadedModel | None = None,
     progress: Progress = silent,
 ) -> LoadedModel:
-    """Load a model onto one device and probe its units.
+    """Load a model and probe its units.
+
+    Onto one device; a model too large for one GPU is spread over all of the machine where none was
+    named; with `offload` its weights stay elsewhere, and come to the device layer by layer.
 
     Args:
         text: a source, see `sources.FORMS`.
         device: auto, cuda, cuda:1, mps or cpu.
         dtype: auto, bf16, fp16 or fp32.
         attention: transformers' attention implementation (sdpa, eager); its own choice if None.
+        offload: where the weights stay: `cpu`, which is main memory, or a folder. There they are
+            read from the model's own files where these are safetensors, or else written first.
         freed: a model whose memory the caller will give back before this one needs it.
         progress: called between the stages.
 
@@ -183,20 +189,39 @@ def load(
     progress(0, 4, "looking up the model")
     source = fetch(source, progress=part(progress, 0, 1, 4))
     size = _size(source, device, dtype, freed)
-    if not size.fits:
-        raise LoadError(
-            f"{size.source} needs {gib(size.bytes * ROOM)} in {size.dtype} "
-            f"({size.parameters / 1e9:.2f} B parameters and a tenth more), "
-            f"{size.device} has {gib(size.available)} free: "
-            "choose a smaller model, bf16, or another device."
-        )
-    if source.kind in ("folder", "hub"):
+    piecewise = source.kind in ("folder", "hub")  # can be read a weight at a time
+    if offload:
+        main = memory_available(torch.device("cpu"), freed)
+        check_offload(size, offload, main, piecewise=piecewise)
+    else:
+        check_room(size)
+    if piecewise:
         check_folder(source.files)
+    if offload and _opened(source) is not None:
+        raise LoadError(
+            f"{source.text} is an export without the weights of some units, and cannot be "
+            "offloaded: load its source, and mute the same units."
+        )
     progress(1, 4, "reading the tokenizer")
-    tokenizer = _guard(source, lambda: _tokenizer(source))
+    tokenizer = guarded(source, lambda: _tokenizer(source))
     progress(2, 4, "reading the weights")
     to = pick_device(device)
-    model = _guard(source, lambda: _model(source, to, pick_dtype(dtype, to), attention))
+    kind = pick_dtype(dtype, to)
+
+    def read(**where: Any) -> PreTrainedModel:
+        return guarded(source, lambda: _model(source, kind, attention, **where))
+
+    offloaded = None
+    if offload == MEMORY:
+        model = read(device_map={"": "cpu"})
+        offloaded = offload_to_memory(model, to)
+    elif offload:
+        with own_folder(offload, 0 if piecewise else size.bytes) as folder:
+            first = "disk" if piecewise else "cpu"
+            model = read(device_map={"": first}, offload_folder=str(folder))
+            offloaded = guarded(source, lambda: offload_to_disk(model, folder, to))
+    else:
+        model = read(**placement(to, size.bytes))
     progress(3, 4, "probing the units")
     loaded = LoadedModel(
         model=model.eval().requires_grad_(False),
@@ -205,8 +230,9 @@ def load(
         weights=fingerprint(source),
         family=family_of(model.config.model_type),
         layers=_layers(model),
+        offloaded=offloaded,
     )
-    loaded = _guard(source, lambda: probe(loaded))
+    loaded = guarded(source, lambda: probe(loaded))
     if not loaded.toggleable():
         raise LoadError(
             f"the architecture {loaded.model_type} is not supported: {loaded.units[0].problem}."
@@ -222,15 +248,17 @@ def free(loaded: LoadedModel) -> None:
     """Give the memory of a model back; whoever still holds it holds an empty shell."""
     for parameter in loaded.model.parameters():
         parameter.data = parameter.data.new_empty(0)
+    if loaded.offloaded:
+        loaded.offloaded.close()
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 def _size(source: Source, device: str, dtype: str, freed: LoadedModel | None) -> ModelSize:
-    config = _guard(source, lambda: _config(source))
+    config = guarded(source, lambda: _config(source))
     with _BUILDING, torch.device("meta"):
-        model = _guard(source, lambda: AutoModelForCausalLM.from_config(config))
+        model = guarded(source, lambda: AutoModelForCausalLM.from_config(config))
     depth = len(_layers(model))
     to = pick_device(device)
     kind = pick_dtype(dtype, to)
@@ -289,13 +317,13 @@ def _tokenizer(source: Source) -> Any:
 
 
 def _model(
-    source: Source, device: torch.device, dtype: torch.dtype, attention: str | None
+    source: Source, dtype: torch.dtype, attention: str | None, **where: Any
 ) -> PreTrainedModel:
     if source.kind == "tiny":
         model: Any = tiny_model(source.name, attention=attention)
         for parameter in model.parameters():  # buffers keep their precision, as from a file
             parameter.data = parameter.data.to(dtype)
-        return model.to(device=device)
+        return model.to(device=where["device_map"][""])
     arguments: dict[str, Any] = dict(source.file_arguments)
     if source.kind == "gguf":
         arguments["config"] = _config(source)
@@ -309,7 +337,7 @@ def _model(
             source.files,
             **arguments,
             dtype=dtype,
-            device_map={"": device},
+            **where,
             attn_implementation=attention,
             use_safetensors=True,
             local_files_only=True,
@@ -318,6 +346,11 @@ def _model(
             output_loading_info=True,
         )
     model, report = loaded
+    if "max_memory" in where and "disk" in model.hf_device_map.values():
+        raise LoadError(
+            f"the layers of {source.text} do not fit the memory of the GPUs one by one: "
+            "keep the weights elsewhere (--offload)."
+        )
     missing = (key for key in report["missing_keys"] if export is None or not export.lacks(key))
     lacking = sorted([*missing, *(key[0] for key in report["mismatched_keys"])])
     if lacking:
@@ -340,48 +373,3 @@ def _layers(model: PreTrainedModel) -> nn.ModuleList:
             f"it has no layers at {path}."
         )
     return layers
-
-
-def _guard(source: Source, step: Callable[[], T]) -> T:
-    """Run one step of a load; what can go wrong with files becomes one sentence."""
-    try:
-        return step()
-    except LoadError:
-        raise
-    except (SafetensorError, json.JSONDecodeError, EOFError) as error:
-        raise LoadError(
-            f"a file of {source.text} is corrupt or cut short ({error}): download it again."
-        ) from error
-    except Exception as error:  # what the libraries raise at files and configs has no common base
-        if out_of_memory(error):
-            raise LoadError(
-                f"out of memory while loading {source.text}: choose bf16 or a smaller model."
-            ) from error
-        raise LoadError(_said(source, error)) from error
-    except BaseException as error:
-        if type(error).__name__ != "PanicException":  # of the tokenizers library, which is in Rust
-            raise
-        raise LoadError(
-            f"{source.text} has a tokenizer that cannot be read here ({error}): "
-            "choose another model."
-        ) from error
-
-
-def _said(source: Source, error: Exception) -> str:
-    text = " ".join(str(error).split())
-    if "trust_remote_code" in text or "custom code" in text:
-        return f"{source.text} needs code of its own, and {CODE_OFF}: choose another model."
-    if source.kind == "gguf" and "deci" in text:
-        return (
-            f"{source.text} has layers of different sizes (deci), which only llama.cpp loads: "
-            "load what it was made of, and mute the same units."
-        )
-    if "model type" in text or "Unrecognized" in text or "architecture" in text.lower():
-        return f"{source.text} has an architecture that transformers cannot load here: {text[:200]}"
-    if "okenizer" in text:
-        return f"{source.text} has no tokenizer that can be read: {text[:200]}"
-    where = Path(source.name).name
-    return (
-        f"{where} cannot be read as a model ({type(error).__name__}: {text[:200]}): "
-        "download it again, or choose another model."
-    )

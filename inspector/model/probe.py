@@ -94,14 +94,16 @@ class _Observer:
 
     def _on_input(self, module: nn.Module) -> None:
         def hook(_: nn.Module, args: Any, kwargs: Any) -> None:
-            self.streams.append(args[0] if args else kwargs["hidden_states"])
+            stream = args[0] if args else kwargs["hidden_states"]
+            self.streams.append(stream.to(self.loaded.device))
 
         handle = module.register_forward_pre_hook(hook, with_kwargs=True)
         self._hooks.callback(handle.remove)
 
     def _on_last_output(self, module: nn.Module) -> None:
         def hook(_: nn.Module, __: Any, output: Any) -> None:
-            self.streams.append(output[0] if isinstance(output, tuple) else output)
+            stream = output[0] if isinstance(output, tuple) else output
+            self.streams.append(stream.to(self.loaded.device))
 
         self._hooks.callback(module.register_forward_hook(hook).remove)
 
@@ -121,7 +123,8 @@ def _judge(
             loaded.not_replayable = "the stream that enters its first layer cannot be captured"
         for index in range(loaded.depth):
             x, y = streams[index], streams[index + 1]
-            problems |= _judge_layer(loaded, index, x, y, calls)
+            with loaded.held(loaded.layers[index].modules()):
+                problems |= _judge_layer(loaded, index, x, y, calls)
         if not loaded.not_replayable and not _head_matches(loaded, streams[-1], logits):
             loaded.not_replayable = "its head run by itself gives another result"
         loaded.plain_head = not loaded.not_replayable and _is_plain_head(

@@ -95,11 +95,12 @@ def before_layers(loaded: LoadedModel, heard: Callable[[int], None]) -> Iterator
 
 @torch.no_grad()
 def run_layer(loaded: LoadedModel, index: int, stream: torch.Tensor, calls: Calls) -> torch.Tensor:
-    """One decoder layer on [n, T, H]: the stream that leaves it."""
+    """One decoder layer on [n, T, H]: the stream that leaves it, on the device of that."""
     args, kwargs, keyword = calls.arguments[index]
     layer = loaded.layers[index]
     out = layer(hidden_states=stream, **kwargs) if keyword else layer(stream, *args, **kwargs)
-    return out[0] if isinstance(out, tuple) else out
+    out = out[0] if isinstance(out, tuple) else out
+    return out.to(stream.device)  # elsewhere only where layers are spread over several GPUs
 
 
 @torch.no_grad()
@@ -132,7 +133,7 @@ def headless(loaded: LoadedModel) -> Iterator[None]:
 def to_logits(loaded: LoadedModel, ready: torch.Tensor) -> torch.Tensor:
     """The logits [n, T, V] of what `before_head` gave."""
     if loaded.plain_head:
-        return _output_matrix(loaded)(ready)
+        return _output_matrix(loaded)(ready).to(ready.device)
     return head(loaded, ready)
 
 
@@ -155,4 +156,13 @@ def head(loaded: LoadedModel, stream: torch.Tensor) -> torch.Tensor:
     with ExitStack() as restore:
         for index, module in enumerate(loaded.layers):
             restore.enter_context(replaced(module, pass_on if index else first))
+        if loaded.offloaded:  # spare reading the embeddings, whose output nothing takes
+            restore.enter_context(replaced(loaded.model.get_input_embeddings(), _zeros(loaded)))
         return loaded.model(input_ids=dummy, use_cache=False).logits
+
+
+def _zeros(loaded: LoadedModel) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What stands in for the embeddings: [n, T] token ids to [n, T, E] zeros."""
+    embeddings: Any = loaded.model.get_input_embeddings()
+    width, where = embeddings.embedding_dim, {"device": loaded.device, "dtype": loaded.dtype}
+    return lambda ids: torch.zeros(*ids.shape, width, **where)

@@ -21,7 +21,8 @@ from inspector.model.export.proof import Check, prove, reference, request_of
 from inspector.model.export.shards import SHARD_BYTES, write_weights
 from inspector.model.export.writing import RECIPE, check_target, put_in_place, workplace
 from inspector.model.loaded import LoadedModel
-from inspector.model.loading import ROOM, gib, memory_available
+from inspector.model.loading import memory_available
+from inspector.model.placing import ROOM, gib
 from inspector.model.sources import parse
 from inspector.results.base import Result
 from inspector.units import Mask
@@ -71,10 +72,12 @@ def export(
         progress: told of each stage; may cancel.
 
     Raises:
-        ExportError: the form is not possible, the folder cannot be written, there is too little
-            memory for the check, or a check failed.
+        ExportError: the weights are off the device, the form is not possible, the folder cannot
+            be written, there is too little memory for the check, or a check failed.
         MaskError: the mask does not fit the model.
     """
+    if loaded.offloaded:
+        raise ExportError("an export needs the weights in memory: load the model without offload.")
     choice = choose(loaded, mask, form)
     folder = Path(target).expanduser().absolute()
     copies = 1 if choice.type else 2

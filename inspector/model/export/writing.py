@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from inspector.errors import ExportError
-from inspector.model.loading import gib
+from inspector.model.placing import gib
 
 RECIPE = "recipe.json"
 """Every export has it; a folder without it is none of ours and is never replaced."""
