@@ -142,8 +142,9 @@ def trajectory(result: Trajectory) -> str:
 
 
 def _held(result: Scores | Trajectory) -> str:
-    held = result.stream_bytes
-    return f"\nStreams held at once: {readable_bytes(held)} at most" if held else ""
+    held, read = result.stream_bytes, result.weight_bytes
+    text = f"\nStreams held at once: {readable_bytes(held)} at most" if held else ""
+    return f"{text}\nWeights brought to the device: {readable_bytes(read)}" if read else text
 
 
 def _in_full(step: Step) -> str:

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator, Sequence
 
 import torch
 
 from inspector.jobs import Progress, part, silent
 from inspector.measure.corpus import Windows
 from inspector.measure.metrics import METRICS
-from inspector.measure.scoring import groups, head_work, memory_levers, ticker, window_parts
+from inspector.measure.scoring import (
+    Tick,
+    groups,
+    head_work,
+    memory_levers,
+    ticker,
+    window_parts,
+)
+from inspector.measure.sweep import side_by_side
 from inspector.measure.warm import Warm
+from inspector.measure.waves import waves_of_all
 from inspector.model.loaded import LoadedModel
 from inspector.results.checks import Perplexity, Untouched, buckets
 from inspector.units import Mask
@@ -102,17 +112,36 @@ def token_losses(
     work = loaded.depth + head_work(loaded)  # a window's, as ticks count it
     with memory_levers(windows.ids.shape[1]):
         for piece, skip in pieces:
-            for _, ids in groups(piece):
-                share = part(progress, len(found), len(ids), len(windows))
-                tick = ticker(share, len(ids) * work, NOTE)
+            texts = [ids for _, ids in groups(piece)]
+            for some in [[ids] for ids in texts] if warm else side_by_side(loaded, texts):
+                count = sum(map(len, some))
+                share = part(progress, len(found), count, len(windows))
+                tick = ticker(share, count * work, NOTE)
                 tick(0.0)
-                streams = warm.final_streams(len(found), ids, mask, tick=tick) if warm else None
-                metric = METRICS["nll"]
-                found += window_parts(
-                    loaded, metric, ids, mask, streams=streams, skip=skip, tick=tick
-                )
+                for ids, streams in _streams(loaded, some, mask, len(found), warm, tick):
+                    metric = METRICS["nll"]
+                    found += window_parts(
+                        loaded, metric, ids, mask, streams=streams, skip=skip, tick=tick
+                    )
     progress(len(found), len(windows), NOTE)
     return found
+
+
+def _streams(
+    loaded: LoadedModel,
+    texts: Sequence[torch.Tensor],
+    mask: Mask,
+    number: int,
+    warm: Warm | None,
+    tick: Tick,
+) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
+    """The texts, and what left the last layer where that is had before the head is run."""
+    if warm is None and loaded.offloaded and not loaded.not_replayable:
+        for one in waves_of_all(loaded, texts, mask, [], 1, reference=False, tick=tick):
+            yield texts[one.text], one.streams[0]
+        return
+    for ids in texts:
+        yield ids, warm.final_streams(number, ids, mask, tick=tick) if warm else None
 
 
 def _sums(found: list[torch.Tensor]) -> list[tuple[float, int]]:

@@ -215,15 +215,16 @@ def _run(
         return replace(run, steps=[*run.steps, step], provenance=stamp)
 
     run, begun = replace(run, steps=list(taken)), time.perf_counter()
+    read = loaded.bytes_read
     origin = Mask.parse(run.mask, loaded.depth)
     if not taken:
         progress(0, count, "measuring where it starts")
         value = _perplexity(loaded, check, origin)
-        run = recorded(run, _step(loaded, 0, origin, None, value, begun))
+        run = recorded(run, _step(loaded, 0, origin, None, value, begun, read))
     proposals = PROPOSE[search.row.way](search, origin, progress, run.steps[1:])
     step, done = run.steps[-1], float(run.steps[-1].step)
     while step.step < count and not budget.met(run.steps[0], step, _total(loaded)):
-        begun, number = time.perf_counter(), step.step + 1
+        begun, number, read = time.perf_counter(), step.step + 1, loaded.bytes_read
         words = f"step {number}" if search.plan else f"step {number} of {count}"
         progress(done, count, words, run)
         found = next(proposals, None)
@@ -233,7 +234,7 @@ def _run(
         done = number if found.done is None else found.done
         value = _known(search, found, check)
         value = _perplexity(loaded, check, mask) if value is None else value
-        step = _step(loaded, number, mask, found, value, begun)
+        step = _step(loaded, number, mask, found, value, begun, read)
         run = recorded(run, step)
         gone = Mask(mask.depth, frozenset(found.removed))
         progress(done, count, f"{words}: removed {gone}", run)
@@ -283,6 +284,7 @@ def _step(
     found: Proposal | None,
     value: float,
     begun: float,
+    read: int,
 ) -> Step:
     return Step(
         step=number,
@@ -298,4 +300,5 @@ def _step(
         layers=found.layers if found else 0.0,
         heads=found.heads if found else 0.0,
         stream_bytes=found.stream_bytes if found else 0,
+        weight_bytes=loaded.bytes_read - read,
     )

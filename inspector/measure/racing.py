@@ -35,7 +35,8 @@ from inspector.measure.scoring import (
     untouched,
     window_sums,
 )
-from inspector.measure.sweep import NOTE, Candidate, at_once, held_bytes, waves, work
+from inspector.measure.sweep import NOTE, at_once, held_bytes, side_by_side, work
+from inspector.measure.waves import Candidate, waves, waves_of_all
 from inspector.model.loaded import LoadedModel
 from inspector.model.replay import record, to_logits
 from inspector.units import Mask
@@ -88,7 +89,8 @@ def race(
         mask: what is muted already.
         chosen: the candidates, in the order of the forward pass.
         metric: a divergence: a metric `against_logits`.
-        early_exit: without it every candidate is measured in full.
+        early_exit: without it every candidate is measured in full; so is it where the weights are
+            off the device, as bringing them in for the rest of the text would cost more.
         promising: candidates, those first that probably cost least; unknown ones may be missing.
         progress: called after every few windows.
         memory: bound in bytes on the streams held at once, as for `sweep`.
@@ -99,8 +101,13 @@ def race(
     """
     if not len(windows):
         raise MaskError("there is no window of text to measure on.")
+    brought = bool(loaded.offloaded) and not loaded.not_replayable
+    early_exit = early_exit and not brought
     going = _Race(loaded, windows, mask, chosen, metric, early_exit, memory, progress)
     with memory_levers(windows.ids.shape[1]):
+        if brought:
+            going.go_side_by_side()
+            return going.result()
         if early_exit:
             going.take_the_lead(promising)
         for number in going.by_worth():
@@ -185,6 +192,23 @@ class _Race:
         )  # fmt: skip
         for wave, streams in found:
             self._head(number, [each for each in wave if each], streams, known)
+
+    def go_side_by_side(self) -> None:
+        """Measure all candidates in full, many groups at once in each layer."""
+        texts, number = [ids for _, ids in self.groups], 0
+        for some in side_by_side(self.loaded, texts, len(self.chosen), self.memory):
+            fit = at_once(self.loaded, some[0].numel(), len(self.chosen), self.memory)
+            tokens = sum(ids.numel() for ids in some)
+            self.held = max(self.held, held_bytes(self.loaded, tokens, fit))
+            for one in waves_of_all(
+                self.loaded, some, self.mask, self.chosen, fit, reference=True, steady=True,
+                own=False, tick=self.tick,
+            ):  # fmt: skip
+                if one.reference is not None:
+                    known = ready(self.loaded, one.reference).flatten(0, 1)
+                    wave = [each for each in one.chosen if each]
+                    self._head(number + one.text, wave, one.streams, known)
+            number += len(some)
 
     def _plainly(self, number: int, each: Candidate, reference: torch.Tensor) -> None:
         """By whole forward passes, where layers cannot be run one by one."""

@@ -22,27 +22,21 @@ from inspector.measure.scoring import (
     Tick,
     groups,
     head_work,
-    idle,
     memory_levers,
     predicted,
     stream_sums,
-    through,
-    through_in_place,
     ticker,
     untouched,
     window_sums,
 )
 from inspector.measure.sizes import readable_bytes
+from inspector.measure.waves import Candidate, waves, waves_of_all
 from inspector.model.loaded import LoadedModel
-from inspector.model.replay import Calls, record
-from inspector.model.surgery import mute_units
+from inspector.model.replay import record
 from inspector.results.scores import Scores
-from inspector.units import KINDS, Mask, Unit
+from inspector.units import Mask, Unit
 
 NOTE = "measuring what each unit is worth"
-
-Candidate = tuple[Unit, ...]
-"""What is muted together: a unit, or all that is on of a layer."""
 
 STREAM_BYTES = 1 << 30
 """Bound on the streams held at once where none is given, or one candidate at a time if that takes
@@ -87,15 +81,18 @@ def sweep(
     chosen = together(candidates(loaded, mask, units), grain)
     totals = Totals(row, [None, *chosen])
     result = None
-    count, held = len(windows), 0
+    count, held, read, first = len(windows), 0, loaded.bytes_read, 0
+    texts = [ids for _, ids in groups(windows.ids)]
     with memory_levers(windows.ids.shape[1]):
-        for first, ids in groups(windows.ids):
-            here = part(progress, first, len(ids), count)
-            tick = ticker(here, len(ids) * work(loaded, chosen), NOTE)
-            fit = at_once(loaded, ids.numel(), len(chosen), memory)
-            held = max(held, held_bytes(loaded, ids.numel(), fit))
-            for each, sums in _group_sums(loaded, row, ids, mask, chosen, fit, tick):
-                totals.add(each, sums, predicted(row, ids.shape[1]))
+        for some in side_by_side(loaded, texts, len(chosen), memory):
+            windows_here = sum(map(len, some))
+            here = part(progress, first, windows_here, count)
+            tick = ticker(here, windows_here * work(loaded, chosen), NOTE)
+            fit = at_once(loaded, some[0].numel(), len(chosen), memory)
+            held = max(held, held_bytes(loaded, sum(ids.numel() for ids in some), fit))
+            for each, sums in _sums(loaded, row, some, mask, chosen, fit, tick):
+                totals.add(each, sums, predicted(row, windows.ids.shape[1]))
+            first += windows_here
             means = totals.means()
             reference = means.pop(None)
             less = 0.0 if row.against_logits else reference
@@ -107,11 +104,12 @@ def sweep(
                 scores={
                     str(unit): value - less for each, value in means.items() for unit in each or ()
                 },
-                windows_done=first + len(ids),
+                windows_done=first,
                 windows=count,
                 stream_bytes=held,
+                weight_bytes=loaded.bytes_read - read,
             )
-            progress(first + len(ids), count, NOTE, result)
+            progress(first, count, NOTE, result)
     if result is None:
         raise MaskError("there is no window of text to measure on.")
     return result
@@ -139,6 +137,27 @@ def at_once(loaded: LoadedModel, tokens: int, count: int, memory: int | None) ->
             f"--memory {held_bytes(loaded, tokens, 1)}B or more, or shorter windows (--length)."
         )
     return max(1, min(fit, count))
+
+
+def side_by_side(
+    loaded: LoadedModel, texts: Sequence[torch.Tensor], count: int = 0, memory: int | None = None
+) -> Iterator[list[torch.Tensor]]:
+    """The texts that go through the layers together: one by one where the weights are there.
+
+    Where they have to be brought in, as many as the bound on all streams allows with all of the
+    `count` candidates, so that each layer comes as few times as can be.
+    """
+    bound = STREAM_BYTES if memory is None else memory
+    beside = loaded.offloaded and not loaded.not_replayable
+    some: list[torch.Tensor] = []
+    for ids in texts:
+        tokens = sum(each.numel() for each in some) + ids.numel()
+        if some and (not beside or held_bytes(loaded, tokens, count) > bound):
+            yield some
+            some = []
+        some = [*some, ids]
+    if some:
+        yield some
 
 
 def held_bytes(loaded: LoadedModel, tokens: int, candidates: int) -> int:
@@ -205,95 +224,51 @@ class Totals:
         return {each: self.sums[each] / self.counts[each] for each in self.sums}
 
 
-def _group_sums(
+def _sums(
     loaded: LoadedModel,
     metric: Metric,
-    ids: torch.Tensor,
+    texts: Sequence[torch.Tensor],
     mask: Mask,
     chosen: list[Candidate],
     fit: int,
     tick: Tick,
 ) -> Iterator[tuple[Candidate | None, torch.Tensor]]:
-    """For a few windows [w, T]: each candidate and its sums [w]; None is the mask itself."""
-    reference = untouched(loaded, ids) if metric.against_logits else None
-    if loaded.not_replayable:
-        yield from _plain_sums(loaded, metric, ids, mask, chosen, reference, tick)
+    """For texts of a few windows [w, T]: each candidate and its sums [w]; None is the mask."""
+    if loaded.offloaded and not loaded.not_replayable:
+        for one in waves_of_all(
+            loaded, texts, mask, chosen, fit, reference=metric.against_logits, tick=tick
+        ):
+            ids = texts[one.text]
+            yield from _of_streams(
+                loaded, metric, one.chosen, one.streams, ids, one.reference, tick
+            )
         return
-    base, calls = record(loaded, ids)
-    for names, streams in waves(loaded, base, calls, mask, chosen, fit, tick=tick):
-        sums = []
-        for index, window in enumerate(ids):
-            against = None if reference is None else reference[index : index + 1]
-            some = streams[:, index]
-            sums.append(stream_sums(loaded, metric, some, window, against, spent=True, tick=tick))
-        yield from zip(names, torch.stack(sums, dim=1), strict=True)
+    for ids in texts:
+        reference = untouched(loaded, ids) if metric.against_logits else None
+        if loaded.not_replayable:
+            yield from _plain_sums(loaded, metric, ids, mask, chosen, reference, tick)
+            continue
+        base, calls = record(loaded, ids)
+        for names, streams in waves(loaded, base, calls, mask, chosen, fit, tick=tick):
+            yield from _of_streams(loaded, metric, names, streams, ids, reference, tick)
 
 
-def waves(
+def _of_streams(
     loaded: LoadedModel,
-    base: torch.Tensor,
-    calls: Calls,
-    mask: Mask,
-    chosen: Sequence[Candidate],
-    size: int,
-    *,
-    steady: bool = False,
-    own: bool = True,
-    tick: Tick = idle,
-) -> Iterator[tuple[Sequence[Candidate | None], torch.Tensor]]:
-    """Candidates in waves, and what leaves the last layer for each: [n, w, T, H].
-
-    The base row goes through the layers once, over all waves: each wave takes it up at its first
-    candidate's layer and leaves it at its last one's.
-
-    Args:
-        loaded: the model.
-        base: what enters layer 0 for a few windows, [w, T, H].
-        calls: how the layers are called.
-        mask: what is muted already.
-        chosen: the candidates, in the order of the forward pass.
-        size: candidates in a wave.
-        steady: have a candidate's numbers depend on itself alone, see `through_in_place`.
-        own: at last give what leaves it under the mask itself, too, as [None].
-        tick: told of the work done.
-    """
-    at = 0  # the layer that `base` is about to enter
-    with mute_units(loaded, mask), torch.no_grad():
-        for start in range(0, len(chosen), size):
-            wave = chosen[start : start + size]
-            rows = base.new_empty((len(wave), *base.shape))
-            joined = 0
-            for layer in range(at, loaded.depth):
-                if joined:
-                    here = rows[:joined].flatten(0, 1)
-                    through_in_place(loaded, layer, here, calls, steady=steady, tick=tick)
-                for each in wave:
-                    if each[0].layer == layer:
-                        rows[joined] = _joining(loaded, mask, each, base, calls, tick)
-                        joined += 1
-                if layer < wave[-1][0].layer:
-                    base, at = through(loaded, layer, base, calls), layer + 1
-            yield wave, rows
-        for layer in range(at, loaded.depth if own else 0):
-            base = through(loaded, layer, base, calls)
-    if own:
-        yield [None], base.unsqueeze(0)
-
-
-def _joining(
-    loaded: LoadedModel,
-    mask: Mask,
-    each: Candidate,
-    base: torch.Tensor,
-    calls: Calls,
+    metric: Metric,
+    names: Sequence[Candidate | None],
+    streams: torch.Tensor,
+    ids: torch.Tensor,
+    reference: torch.Tensor | None,
     tick: Tick,
-) -> torch.Tensor:
-    """The base's stream after the candidate's own layer, without the candidate."""
-    layer = each[0].layer
-    if {Unit(layer, kind) for kind in KINDS} <= mask.muted | set(each):
-        return base  # the probe has found that a layer muted whole passes its input on
-    with mute_units(loaded, each):
-        return through(loaded, layer, base, calls, tick=tick)
+) -> Iterator[tuple[Candidate | None, torch.Tensor]]:
+    """From what left the last layer, [n, w, T, H], to each candidate's sums [w]."""
+    sums = []
+    for index, window in enumerate(ids):
+        against = None if reference is None else reference[index : index + 1]
+        some = streams[:, index]
+        sums.append(stream_sums(loaded, metric, some, window, against, spent=True, tick=tick))
+    yield from zip(names, torch.stack(sums, dim=1), strict=True)
 
 
 def _plain_sums(

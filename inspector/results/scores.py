@@ -75,7 +75,8 @@ class Scores(Result):
     negative; for kl, js (nats per token), angular (radians per token) and norm (Frobenius norm per
     window) it is the divergence of the logits from the untouched model's, and `reference` is that
     of `mask` itself. `windows_done` of `windows` text windows have been measured. `stream_bytes` is
-    the most that the candidates' streams took at once; 0 where it was not counted.
+    the most that the candidates' streams took at once; 0 where it was not counted. `weight_bytes`
+    are those of the weights brought to the device, in the model's dtype; 0 where they were there.
     """
 
     kind: ClassVar[str] = "scores"
@@ -86,6 +87,7 @@ class Scores(Result):
     windows_done: int
     windows: int
     stream_bytes: int = 0
+    weight_bytes: int = 0
 
     def __post_init__(self) -> None:
         """Read nulls as NaN."""

@@ -30,7 +30,8 @@ class Step:
     candidates' worth of the search text went through the layers, and through the head, for this
     step; NaN where a score does not take candidates one by one, or where it was not counted.
     `stream_bytes` is the most that candidates' streams took at once; 0 where none were held, or it
-    was not counted.
+    was not counted. `weight_bytes` are those of the weights brought to the device for the step and
+    its perplexity, in the model's dtype; 0 where they were there.
     """
 
     step: int
@@ -46,6 +47,7 @@ class Step:
     layers: float = math.nan
     heads: float = math.nan
     stream_bytes: int = 0
+    weight_bytes: int = 0
 
     def __post_init__(self) -> None:
         """Check the statuses, and that every score has one."""
@@ -100,6 +102,11 @@ class Trajectory(Result):
     def stream_bytes(self) -> int:
         """The most that candidates' streams took at once, over all steps."""
         return max((step.stream_bytes for step in self.steps), default=0)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of weights brought to the device, over all steps."""
+        return sum(step.weight_bytes for step in self.steps)
 
     @property
     def removed(self) -> list[str]:
