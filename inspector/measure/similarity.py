@@ -92,12 +92,13 @@ def _boundaries(loaded: LoadedModel, ids: torch.Tensor, mask: Mask) -> torch.Ten
     points = [stream.float()]
     with mute_units(loaded, mask):
         for layer in range(loaded.depth):
-            if _split(loaded, layer):
-                with mute_units(loaded, [Unit(layer, "ffn")]):
-                    points.append(through(loaded, layer, stream, calls).float())
-            else:
-                points.append(torch.full_like(points[-1], torch.nan))
-            stream = through(loaded, layer, stream, calls)
+            with loaded.held(loaded.layers[layer].modules()):
+                if _split(loaded, layer):
+                    with mute_units(loaded, [Unit(layer, "ffn")]):
+                        points.append(through(loaded, layer, stream, calls).float())
+                else:
+                    points.append(torch.full_like(points[-1], torch.nan))
+                stream = through(loaded, layer, stream, calls)
             points.append(stream.float())
     return torch.stack(points)
 

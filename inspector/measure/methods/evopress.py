@@ -170,17 +170,18 @@ class Judge:
         self, streams: torch.Tensor, ids: torch.Tensor, reference: torch.Tensor, tick: Tick
     ) -> torch.Tensor:
         """Sums over windows [w, T] for what left the last layer under n masks, [n, w, T, H]."""
-        sums = [
-            stream_sums(
-                self.loaded,
-                self.metric,
-                streams[:, index],
-                window,
-                reference[index : index + 1],
-                tick=tick,
-            )
-            for index, window in enumerate(ids)
-        ]
+        with self.loaded.held(self.loaded.outside()):
+            sums = [
+                stream_sums(
+                    self.loaded,
+                    self.metric,
+                    streams[:, index],
+                    window,
+                    reference[index : index + 1],
+                    tick=tick,
+                )
+                for index, window in enumerate(ids)
+            ]
         return torch.stack(sums).sum(0)
 
     def _untouched(self, some: Sequence[int], ids: torch.Tensor) -> torch.Tensor:
@@ -217,13 +218,14 @@ def _leaving(
             for off, some in parts.items():
                 by_off.setdefault(off, []).append((some, stream))
         rows = []
-        for off, some in by_off.items():
-            streams = [stream for _, stream in some]
-            if len(off) < len(KINDS):  # a layer muted whole passes its input on
-                joined = torch.stack(streams)
-                with mute_units(loaded, off):
-                    out = through(loaded, layer, joined.flatten(0, 1), calls, tick=tick)
-                streams = list(out.view_as(joined))
-            rows += [(members, out) for (members, _), out in zip(some, streams, strict=True)]
+        with loaded.held(loaded.layers[layer].modules()):
+            for off, some in by_off.items():
+                streams = [stream for _, stream in some]
+                if len(off) < len(KINDS):  # a layer muted whole passes its input on
+                    joined = torch.stack(streams)
+                    with mute_units(loaded, off):
+                        out = through(loaded, layer, joined.flatten(0, 1), calls, tick=tick)
+                    streams = list(out.view_as(joined))
+                rows += [(members, out) for (members, _), out in zip(some, streams, strict=True)]
     ends = {member: stream for members, stream in rows for member in members}
     return torch.stack([ends[place] for place in range(len(masks))])

@@ -185,13 +185,15 @@ def _wide(x: torch.Tensor) -> torch.Tensor:
 def _magnitude(order: int) -> Callable[..., Scores]:
     def norms(search: Search, mask: Mask, groups: Sequence[Group], progress: Progress) -> Scores:
         """The sum over the layer's tensors of their l1 or l2 norm (arXiv 2411.15558)."""
-        return {
-            group: sum(
-                float(torch.linalg.vector_norm(tensor, order, dtype=torch.float32))
-                for tensor in layer_parameters(search.loaded, group[0].layer, mask)
-            )
-            for group in groups
-        }
+        loaded, found = search.loaded, {}
+        for group in groups:
+            layer = group[0].layer
+            with loaded.held(loaded.layers[layer].modules(), whole=True):
+                found[group] = sum(
+                    float(torch.linalg.vector_norm(tensor, order, dtype=torch.float32))
+                    for tensor in layer_parameters(loaded, layer, mask)
+                )
+        return found
 
     return norms
 

@@ -39,13 +39,19 @@ def taylor(
     whole text before the absolute value. Norms and biases count; a muted unit's weights do not.
     Lower = safer to remove. From arXiv 2402.02834 and 2411.15558. The model is left as it was.
     """
-    with memory_levers(windows.ids.shape[1]), _in_fp32(_outside(loaded)), mute_units(loaded, mask):
+    with (
+        memory_levers(windows.ids.shape[1]),
+        loaded.held(loaded.outside(), whole=True),
+        _in_fp32(_outside(loaded)),
+        mute_units(loaded, mask),
+    ):
         entering, calls = replay.record(loaded, windows.ids)
         streams = [entering]
         steps = 2 * loaded.depth + 1
         for layer in range(loaded.depth):
             progress(layer, steps, NOTE)
-            with _in_fp32(loaded.layers[layer].parameters()):
+            here = loaded.layers[layer]
+            with loaded.held(here.modules(), whole=True), _in_fp32(here.parameters()):
                 parts = [
                     replay.run_layer(loaded, layer, streams[-1][first : first + len(ids)], calls)
                     for first, ids in groups(windows.ids)
@@ -56,10 +62,15 @@ def taylor(
         found = []
         for layer in reversed(range(loaded.depth)):
             progress(steps - 1 - layer, steps, NOTE)
-            weights = layer_parameters(loaded, layer, mask)
-            with _in_fp32(loaded.layers[layer].parameters(), gradients=weights):
-                back, sums = _layer_gradients(loaded, layer, streams.pop(), back, calls, weights)
-                worth = [(w.detach() * g).abs().sum() for w, g in zip(weights, sums, strict=True)]
+            here = loaded.layers[layer]
+            with loaded.held(here.modules(), whole=True):
+                weights = layer_parameters(loaded, layer, mask)
+                with _in_fp32(here.parameters(), gradients=weights):
+                    back, sums = _layer_gradients(
+                        loaded, layer, streams.pop(), back, calls, weights
+                    )
+                    pairs = zip(weights, sums, strict=True)
+                    worth = [(weight.detach() * by).abs().sum() for weight, by in pairs]
             found.append(float(torch.stack(worth).sum()))
     return found[::-1]
 
