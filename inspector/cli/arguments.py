@@ -80,15 +80,22 @@ DTYPE = argument(
     default="auto",
     help="auto (bf16 where the hardware multiplies it natively, else fp32), bf16, fp16, fp32",
 )
+OFFLOAD = argument(
+    "--offload",
+    metavar="PLACE",
+    help="for a model larger than the device's memory: keep its weights in PLACE and bring them "
+    "in layer by layer; a folder on disk, which models that are no safetensors are written to "
+    "first, or cpu: main memory, where the device is a GPU",
+)
 OUTPUT = argument("-o", "--output", metavar="FILE", help="also write the result as JSON")
 JSON = argument(
     "--json", action="store_true", help="print the result as JSON, and nothing else, on stdout"
 )
 
 TEXT = (CORPUS, SAMPLES, LENGTH, SEED)
-COMMON = (MASK, *TEXT, DEVICE, DTYPE, OUTPUT, JSON)
+COMMON = (MASK, *TEXT, DEVICE, DTYPE, OFFLOAD, OUTPUT, JSON)
 """What commands share; those that measure on no text of their own do without `TEXT`."""
-PLACE = (MASK, DEVICE, DTYPE, OUTPUT, JSON)
+PLACE = (MASK, DEVICE, DTYPE, OFFLOAD, OUTPUT, JSON)
 
 
 @dataclass(frozen=True)

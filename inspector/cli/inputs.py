@@ -28,7 +28,8 @@ def loaded_model(args: argparse.Namespace, meter: Meter) -> tuple[LoadedModel, M
     from inspector.model.loading import load
 
     progress = meter.phase(f"loading {args.model}")
-    loaded = load(args.model, device=args.device, dtype=args.dtype, progress=progress)
+    where = {"device": args.device, "dtype": args.dtype, "offload": getattr(args, "offload", None)}
+    loaded = load(args.model, **where, progress=progress)
     meter.clear()
     return loaded, loaded.check(read_mask(args.mask, loaded.depth))
 
