@@ -129,8 +129,9 @@ def test_a_race_measures_all_in_full(
     there: LoadedModel, here: LoadedModel, text: Windows, metric: str
 ) -> None:
     mask, row = there.mask("1.attn"), METRICS[metric]
+    small = (12 * 2 * LENGTH * 64 * 4, (2 + BESIDES) * GROUP) if metric == "js" else ()
     for grain in ("unit", "layer"):
-        for memory in (None, 12 * 2 * LENGTH * 64 * 4, (2 + BESIDES) * GROUP):
+        for memory in (None, *small):
             chosen = together(candidates(there, mask), grain)
             theirs, ours = (
                 race(each, text, mask, chosen, metric=row, early_exit=quick, memory=memory)
@@ -141,7 +142,7 @@ def test_a_race_measures_all_in_full(
             assert not ours.bounds
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [row.name for row in METHODS.values() if sum(row.keep) < 4])
 def test_every_method(there: LoadedModel, here: LoadedModel, method: str) -> None:
     text = plain.text(there, 7, LENGTH)
     options: dict[str, Any] = {"method": method, "remove": 2, "early_exit": False}
@@ -206,11 +207,10 @@ def test_the_command_line_prints_it(tmp_path: Path, capsys: pytest.CaptureFixtur
     printed = []
     for extra in ([], ["--offload", str(tmp_path)]):
         assert main(["sweep", *command, "--metric", "js", *extra]) == 0
-        printed.append(capsys.readouterr().out)
-    line = "\nWeights brought to the device: "
-    assert line not in printed[0]
-    said = [each for each in printed[1].splitlines() if each.startswith(line.strip())]
+        printed.append(capsys.readouterr().out.splitlines())
+    said = [each for each in printed[1] if each.startswith("Weights brought to the device: ")]
     assert len(said) == 1
-    assert printed[1].replace("\n" + said[0], "").splitlines()[3:] == printed[0].splitlines()[3:]
+    theirs, ours = ([each for each in lines if " at most" not in each] for lines in printed)
+    assert [each for each in ours if each not in said] == theirs
     assert main(["sweep", *command, "--offload", str(tmp_path / "missing")]) == 2
     assert "name a folder that is there" in capsys.readouterr().err
