@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import torch
 
 from inspector.jobs import Progress, part, silent
 from inspector.measure.corpus import Windows
 from inspector.measure.metrics import METRICS
-from inspector.measure.scoring import groups, head_work, memory_levers, ticker, window_parts
+from inspector.measure.ranks import ALONE, Ranks
+from inspector.measure.scoring import (
+    Tick,
+    groups,
+    head_work,
+    idle,
+    memory_levers,
+    ticker,
+    window_parts,
+)
 from inspector.measure.warm import Warm
 from inspector.model.loaded import LoadedModel
 from inspector.results.checks import Perplexity, Untouched, buckets
@@ -78,10 +89,24 @@ def perplexity(
 
 
 def losses(
-    loaded: LoadedModel, windows: Windows, mask: Mask, *, warm: Warm | None = None
+    loaded: LoadedModel,
+    windows: Windows,
+    mask: Mask,
+    *,
+    warm: Warm | None = None,
+    ranks: Ranks = ALONE,
 ) -> list[tuple[float, int]]:
-    """Of each window the NLL in nats under the mask and the number of tokens it is the sum over."""
-    return _sums(token_losses(loaded, windows, mask, warm=warm))
+    """Of each window the NLL in nats under the mask and the number of tokens it is the sum over.
+
+    `ranks` share the windows out, a group at a time.
+    """
+
+    def measured(group: Group) -> list[tuple[float, int]]:
+        return _sums(_token_losses(loaded, group, mask, warm, idle))
+
+    with memory_levers(windows.ids.shape[1]):
+        found = [each for _, sums in ranks.spread(_groups(windows), measured) for each in sums]
+    return [(total, tokens) for total, tokens in found]  # JSON has made lists of them
 
 
 def token_losses(
@@ -97,25 +122,43 @@ def token_losses(
     These are the window's last tokens: all but the first one where no earlier window overlaps it.
     """
     found: list[torch.Tensor] = []
-    known = overlapping(windows)
-    pieces = [(windows.ids[:1], 0), (windows.ids[1:], known)] if known else [(windows.ids, 0)]
     work = loaded.depth + head_work(loaded)  # a window's, as ticks count it
     with memory_levers(windows.ids.shape[1]):
-        for piece, skip in pieces:
-            for _, ids in groups(piece):
-                share = part(progress, len(found), len(ids), len(windows))
-                tick = ticker(share, len(ids) * work, NOTE)
-                tick(0.0)
-                streams = warm.final_streams(len(found), ids, mask, tick=tick) if warm else None
-                metric = METRICS["nll"]
-                found += window_parts(
-                    loaded, metric, ids, mask, streams=streams, skip=skip, tick=tick
-                )
+        for group in _groups(windows):
+            share = part(progress, len(found), len(group.ids), len(windows))
+            tick = ticker(share, len(group.ids) * work, NOTE)
+            tick(0.0)
+            found += _token_losses(loaded, group, mask, warm, tick)
     progress(len(found), len(windows), NOTE)
     return found
 
 
-def _sums(found: list[torch.Tensor]) -> list[tuple[float, int]]:
+class Group(NamedTuple):
+    """A few windows [w, T]: the first one's number, and the predicted tokens that do not count."""
+
+    first: int
+    ids: torch.Tensor
+    skip: int
+
+
+def _groups(windows: Windows) -> Iterator[Group]:
+    known = overlapping(windows)
+    pieces = [(0, 1, 0), (1, len(windows), known)] if known else [(0, len(windows), 0)]
+    for begin, end, skip in pieces:
+        for first, ids in groups(windows.ids[begin:end]):
+            yield Group(begin + first, ids, skip)
+
+
+def _token_losses(
+    loaded: LoadedModel, group: Group, mask: Mask, warm: Warm | None, tick: Tick
+) -> Iterable[torch.Tensor]:
+    first, ids, skip = group
+    streams = warm.final_streams(first, ids, mask, tick=tick) if warm else None
+    metric = METRICS["nll"]
+    return window_parts(loaded, metric, ids, mask, streams=streams, skip=skip, tick=tick)
+
+
+def _sums(found: Iterable[torch.Tensor]) -> list[tuple[float, int]]:
     return [(float(each.sum()), len(each)) for each in found]
 
 

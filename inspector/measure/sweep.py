@@ -18,6 +18,7 @@ from inspector.errors import MaskError, OutOfMemory
 from inspector.jobs import Progress, part, silent
 from inspector.measure.corpus import Windows
 from inspector.measure.metrics import Metric, metric_named
+from inspector.measure.ranks import ALONE, Ranks
 from inspector.measure.scoring import (
     Tick,
     groups,
@@ -63,6 +64,7 @@ def sweep(
     grain: str = "unit",
     progress: Progress = silent,
     memory: int | None = None,
+    ranks: Ranks = ALONE,
 ) -> Scores:
     """The cost of muting each unit, or each whole layer, one at a time under the current mask.
 
@@ -77,6 +79,8 @@ def sweep(
         progress: called after every few windows, with the `Scores` so far as `partial`.
         memory: bound in bytes on the streams held at once, `STREAM_BYTES` by default. The weights,
             and what a single pass takes inside a layer and in the head, come on top of it.
+        ranks: processes that share the windows out, a group at a time; the scores are those of one
+            process to the last bit.
 
     Raises:
         MaskError: the mask or a candidate does not fit the model, or no unit is left.
@@ -88,13 +92,20 @@ def sweep(
     totals = Totals(row, [None, *chosen])
     result = None
     count, held = len(windows), 0
+
+    def measured(group: tuple[int, torch.Tensor]) -> list[list[float]]:
+        first, ids = group
+        here = part(progress, first, len(ids), count)
+        tick = ticker(here, len(ids) * work(loaded, chosen), NOTE)
+        fit = at_once(loaded, ids.numel(), len(chosen), memory)
+        sums = dict(_group_sums(loaded, row, ids, mask, chosen, fit, tick))
+        return [sums[each].tolist() for each in totals.sums]
+
     with memory_levers(windows.ids.shape[1]):
-        for first, ids in groups(windows.ids):
-            here = part(progress, first, len(ids), count)
-            tick = ticker(here, len(ids) * work(loaded, chosen), NOTE)
+        for (first, ids), found in ranks.spread(groups(windows.ids), measured):
             fit = at_once(loaded, ids.numel(), len(chosen), memory)
             held = max(held, held_bytes(loaded, ids.numel(), fit))
-            for each, sums in _group_sums(loaded, row, ids, mask, chosen, fit, tick):
+            for each, sums in zip(totals.sums, found, strict=True):
                 totals.add(each, sums, predicted(row, ids.shape[1]))
             means = totals.means()
             reference = means.pop(None)
@@ -193,9 +204,9 @@ class Totals:
         self.sums = dict.fromkeys(chosen, 0.0)
         self.counts = dict.fromkeys(chosen, 0)
 
-    def add(self, each: Candidate | None, sums: torch.Tensor, tokens: int) -> None:
+    def add(self, each: Candidate | None, sums: Iterable[float], tokens: int) -> None:
         """Add windows' sums over tokens, [w]."""
-        for total in sums.tolist():
+        for total in sums:
             value, count = self.metric.of_window(total, tokens)
             self.sums[each] += value
             self.counts[each] += count
