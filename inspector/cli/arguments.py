@@ -93,12 +93,16 @@ PLACE = (MASK, DEVICE, DTYPE, OUTPUT, JSON)
 
 @dataclass(frozen=True)
 class Command:
-    """One row: the command's name, its line of help, its arguments, and what runs it."""
+    """One row: the command's name, its line of help, its arguments, and what runs it.
+
+    `shared` tells that several processes can run it together.
+    """
 
     name: str
     help: str
     run: Callable[[argparse.Namespace, Meter], None]
     arguments: tuple[Argument, ...]
+    shared: bool = False
 
     @property
     def usage(self) -> str:

@@ -28,9 +28,19 @@ def loaded_model(args: argparse.Namespace, meter: Meter) -> tuple[LoadedModel, M
     from inspector.model.loading import load
 
     progress = meter.phase(f"loading {args.model}")
-    loaded = load(args.model, device=args.device, dtype=args.dtype, progress=progress)
+    loaded = load(args.model, device=_device(args), dtype=args.dtype, progress=progress)
     meter.clear()
     return loaded, loaded.check(read_mask(args.mask, loaded.depth))
+
+
+def _device(args: argparse.Namespace) -> str:
+    """The device asked for; each of several processes on a machine takes a GPU of its own."""
+    if args.ranks.size > 1 and args.device in ("auto", "cuda"):
+        import torch
+
+        if torch.cuda.is_available():
+            return f"cuda:{args.ranks.local}"
+    return args.device
 
 
 def read_mask(text: str, depth: int) -> Mask:
