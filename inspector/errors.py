@@ -37,3 +37,7 @@ class ExportError(InspectorError):
 
 class OutOfMemory(InspectorError):
     """The machine ran out of memory; names batch, length and dtype as the levers."""
+
+
+class RankError(InspectorError):
+    """Another process of a run of several has stopped, differs, or cannot be reached."""

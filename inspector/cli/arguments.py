@@ -100,12 +100,16 @@ PLACE = (MASK, DEVICE, DTYPE, OFFLOAD, OUTPUT, JSON)
 
 @dataclass(frozen=True)
 class Command:
-    """One row: the command's name, its line of help, its arguments, and what runs it."""
+    """One row: the command's name, its line of help, its arguments, and what runs it.
+
+    `shared` tells that several processes can run it together.
+    """
 
     name: str
     help: str
     run: Callable[[argparse.Namespace, Meter], None]
     arguments: tuple[Argument, ...]
+    shared: bool = False
 
     @property
     def usage(self) -> str:

@@ -206,5 +206,6 @@ LOOK: tuple[Command, ...] = (
             ),
             *COMMON,
         ),
+        shared=True,
     ),
 )

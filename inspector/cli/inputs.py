@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inspector.errors import MaskError
+from inspector.errors import LoadError, MaskError
 from inspector.units import Mask
 
 if TYPE_CHECKING:
@@ -28,11 +28,24 @@ def loaded_model(args: argparse.Namespace, meter: Meter) -> tuple[LoadedModel, M
     hush()
     from inspector.model.loading import load
 
+    offload = getattr(args, "offload", None)
+    if offload and args.ranks.size > 1:
+        raise LoadError("--offload works in one process: start one, or leave it out.")
     progress = meter.phase(f"loading {args.model}")
-    where = {"device": args.device, "dtype": args.dtype, "offload": getattr(args, "offload", None)}
+    where = {"device": _device(args), "dtype": args.dtype, "offload": offload}
     loaded = load(args.model, **where, progress=progress)
     meter.clear()
     return loaded, loaded.check(read_mask(args.mask, loaded.depth))
+
+
+def _device(args: argparse.Namespace) -> str:
+    """The device asked for; each of several processes on a machine takes a GPU of its own."""
+    if args.ranks.size > 1 and args.device in ("auto", "cuda"):
+        import torch
+
+        if torch.cuda.is_available():
+            return f"cuda:{args.ranks.local}"
+    return args.device
 
 
 def read_mask(text: str, depth: int) -> Mask:

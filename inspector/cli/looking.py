@@ -57,7 +57,7 @@ def prune(args: argparse.Namespace, meter: Meter) -> None:
     journal = args.output + SUFFIX if args.output else None
     if args.resume and not journal:
         raise ResultError("--resume needs the -o FILE of the run: its journal stands beside it.")
-    if journal and not args.resume:
+    if journal and not args.resume and args.ranks.first:
         refuse_unfinished(journal)
     row = method_named(args.method)
     metric, lazy = row.metric(args.metric), args.search == "lazy"
@@ -96,10 +96,12 @@ def prune(args: argparse.Namespace, meter: Meter) -> None:
         check=check,
         journal=journal,
         resume=args.resume,
+        ranks=args.ranks,
         progress=meter.phase("pruning"),
     )
     meter.clear()
-    emit(result, args)
+    if args.ranks.first:
+        emit(result, args)
 
 
 def _memory(args: argparse.Namespace) -> int | None:

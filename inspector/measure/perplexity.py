@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import torch
 
 from inspector.jobs import Progress, part, silent
 from inspector.measure.corpus import Windows
 from inspector.measure.metrics import METRICS
+from inspector.measure.ranks import ALONE, Ranks
 from inspector.measure.scoring import (
     Tick,
     groups,
     head_work,
+    idle,
     memory_levers,
     ticker,
     window_parts,
 )
-from inspector.measure.sweep import side_by_side
+from inspector.measure.sweep import numbered, side_by_side
 from inspector.measure.warm import Warm
 from inspector.measure.waves import waves_of_all
 from inspector.model.loaded import LoadedModel
@@ -88,10 +91,28 @@ def perplexity(
 
 
 def losses(
-    loaded: LoadedModel, windows: Windows, mask: Mask, *, warm: Warm | None = None
+    loaded: LoadedModel,
+    windows: Windows,
+    mask: Mask,
+    *,
+    warm: Warm | None = None,
+    ranks: Ranks = ALONE,
 ) -> list[tuple[float, int]]:
-    """Of each window the NLL in nats under the mask and the number of tokens it is the sum over."""
-    return _sums(token_losses(loaded, windows, mask, warm=warm))
+    """Of each window the NLL in nats under the mask and the number of tokens it is the sum over.
+
+    `ranks` share the windows out, a batch at a time.
+    """
+
+    def measured(batch: Batch) -> list[tuple[float, int]]:
+        return _sums(_token_losses(loaded, batch, mask, warm, idle))
+
+    with memory_levers(windows.ids.shape[1]):
+        found = [
+            each
+            for _, sums in ranks.spread(_batches(loaded, windows, warm), measured)
+            for each in sums
+        ]
+    return [(total, tokens) for total, tokens in found]  # JSON has made lists of them
 
 
 def token_losses(
@@ -107,44 +128,64 @@ def token_losses(
     These are the window's last tokens: all but the first one where no earlier window overlaps it.
     """
     found: list[torch.Tensor] = []
-    known = overlapping(windows)
-    pieces = [(windows.ids[:1], 0), (windows.ids[1:], known)] if known else [(windows.ids, 0)]
     work = loaded.depth + head_work(loaded)  # a window's, as ticks count it
     with memory_levers(windows.ids.shape[1]):
-        for piece, skip in pieces:
-            texts = [ids for _, ids in groups(piece)]
-            for some in [[ids] for ids in texts] if warm else side_by_side(loaded, texts):
-                count = sum(map(len, some))
-                share = part(progress, len(found), count, len(windows))
-                tick = ticker(share, count * work, NOTE)
-                tick(0.0)
-                for ids, streams in _streams(loaded, some, mask, len(found), warm, tick):
-                    metric = METRICS["nll"]
-                    found += window_parts(
-                        loaded, metric, ids, mask, streams=streams, skip=skip, tick=tick
-                    )
+        for batch in _batches(loaded, windows, warm):
+            count = sum(map(len, batch.texts))
+            share = part(progress, len(found), count, len(windows))
+            tick = ticker(share, count * work, NOTE)
+            tick(0.0)
+            found += _token_losses(loaded, batch, mask, warm, tick)
     progress(len(found), len(windows), NOTE)
     return found
 
 
+class Batch(NamedTuple):
+    """Texts that go through the layers side by side, each of a few windows [w, T].
+
+    `first` is the first window's number, `skip` the predicted tokens of a window that do not count.
+    """
+
+    first: int
+    texts: list[torch.Tensor]
+    skip: int
+
+
+def _batches(loaded: LoadedModel, windows: Windows, warm: Warm | None) -> Iterator[Batch]:
+    known = overlapping(windows)
+    pieces = [(0, 1, 0), (1, len(windows), known)] if known else [(0, len(windows), 0)]
+    for first, end, skip in pieces:
+        texts = [ids for _, ids in groups(windows.ids[first:end])]
+        together = [[ids] for ids in texts] if warm else side_by_side(loaded, texts)
+        for number, some in numbered(together):
+            yield Batch(first + number, some, skip)
+
+
+def _token_losses(
+    loaded: LoadedModel, batch: Batch, mask: Mask, warm: Warm | None, tick: Tick
+) -> list[torch.Tensor]:
+    found: list[torch.Tensor] = []
+    for ids, streams in _streams(loaded, batch, mask, warm, tick):
+        metric = METRICS["nll"]
+        found += window_parts(
+            loaded, metric, ids, mask, streams=streams, skip=batch.skip, tick=tick
+        )
+    return found
+
+
 def _streams(
-    loaded: LoadedModel,
-    texts: Sequence[torch.Tensor],
-    mask: Mask,
-    number: int,
-    warm: Warm | None,
-    tick: Tick,
+    loaded: LoadedModel, batch: Batch, mask: Mask, warm: Warm | None, tick: Tick
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
     """The texts, and what left the last layer where that is had before the head is run."""
     if warm is None and loaded.offloaded and not loaded.not_replayable:
-        for one in waves_of_all(loaded, texts, mask, [], 1, reference=False, tick=tick):
-            yield texts[one.text], one.streams[0]
+        for one in waves_of_all(loaded, batch.texts, mask, [], 1, reference=False, tick=tick):
+            yield batch.texts[one.text], one.streams[0]
         return
-    for ids in texts:
-        yield ids, warm.final_streams(number, ids, mask, tick=tick) if warm else None
+    for ids in batch.texts:
+        yield ids, warm.final_streams(batch.first, ids, mask, tick=tick) if warm else None
 
 
-def _sums(found: list[torch.Tensor]) -> list[tuple[float, int]]:
+def _sums(found: Iterable[torch.Tensor]) -> list[tuple[float, int]]:
     return [(float(each.sum()), len(each)) for each in found]
 
 

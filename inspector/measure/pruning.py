@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from inspector.measure.methods.evolution import Evolution, planned_for
 from inspector.measure.methods.scores import scored
 from inspector.measure.methods.search import Proposal, Search, check_bars, lowest
 from inspector.measure.perplexity import losses, overlapping, summary
+from inspector.measure.ranks import ALONE, Ranks
 from inspector.model.loaded import LoadedModel
 from inspector.results.journal import Journal
 from inspector.results.trajectory import Step, Trajectory
@@ -56,6 +57,7 @@ def prune(
     check: Windows | None = None,
     journal: str | Path | None = None,
     resume: bool = False,
+    ranks: Ranks = ALONE,
     progress: Progress = silent,
 ) -> Trajectory:
     """Let a method remove units, or whole layers, until the first of the bounds is met.
@@ -91,6 +93,9 @@ def prune(
         journal: a file that holds every finished step before the next begins, as long as the run
             goes on (`results.journal`). An evolutionary search keeps none.
         resume: go on from the journal's last step.
+        ranks: processes that do this together, each with the model and all other arguments alike;
+            the units, scores and perplexities are those of one process. The first one alone keeps
+            the journal.
         progress: called between pieces of work, with the `Trajectory` so far as `partial`.
 
     Returns:
@@ -101,6 +106,7 @@ def prune(
         ResultError: unknown method or metric, one that needs a model that runs layer by layer, or
             one that cannot search lazily; `evolution` for another kind of method; a journal that
             is in the way, or of another run.
+        RankError: the ranks were not asked the same, or do not have the same model or text.
         OutOfMemory: names the levers, or what the bound has to be.
     """
     row = method_named(method)
@@ -143,6 +149,7 @@ def prune(
         verify=verify,
         memory=memory,
         plan=planned,
+        ranks=ranks,
     )
     check_bars(search)
     asked = {"only": only, "protect": str(protect or ""), **search.options}
@@ -160,10 +167,14 @@ def prune(
     )
     if planned and resume:
         raise ResultError(f"{row.name} keeps no journal and cannot be resumed: run it anew.")
+    bounds = {name: str(value) for name, value in vars(budget).items()}
+    about = _identity(start, bounds, windows, check)
+    ranks.agree({**about, "verify": verify, "memory": memory, "resume": resume})
     kept = None
-    if journal and not planned:
-        bounds = {name: str(value) for name, value in vars(budget).items()}
-        kept = Journal(journal, _identity(start, bounds, windows, check), resume=resume)
+    if journal and not planned and ranks.first:
+        kept = Journal(journal, about, resume=resume)
+    taken = ranks.of_first(lambda: [asdict(step) for step in kept.steps] if kept else [])
+    start = replace(start, steps=[Step(**step) for step in taken])
     found = _run(search, budget, check, start, kept, progress)
     if kept:
         kept.close()
@@ -205,8 +216,8 @@ def _run(
 ) -> Trajectory:
     """The loop: the method proposes, the mask changes, the step is recorded."""
     loaded, about, count = search.loaded, search.windows.about, search.steps
-    taken = journal.steps if journal else []
-    started = time.perf_counter() - sum(each.seconds for each in taken)
+    taken, begun = run.steps, time.perf_counter()
+    started = begun - sum(each.seconds for each in taken)
 
     def recorded(run: Trajectory, step: Step) -> Trajectory:
         if journal:
@@ -214,12 +225,11 @@ def _run(
         stamp = loaded.provenance(corpus=about, started=started)
         return replace(run, steps=[*run.steps, step], provenance=stamp)
 
-    run, begun = replace(run, steps=list(taken)), time.perf_counter()
     read = loaded.bytes_read
     origin = Mask.parse(run.mask, loaded.depth)
     if not taken:
         progress(0, count, "measuring where it starts")
-        value = _perplexity(loaded, check, origin)
+        value = _perplexity(search, check, origin)
         run = recorded(run, _step(loaded, 0, origin, None, value, begun, read))
     proposals = PROPOSE[search.row.way](search, origin, progress, run.steps[1:])
     step, done = run.steps[-1], float(run.steps[-1].step)
@@ -233,7 +243,7 @@ def _run(
         mask = found.applied(Mask.parse(step.mask, loaded.depth))
         done = number if found.done is None else found.done
         value = _known(search, found, check)
-        value = _perplexity(loaded, check, mask) if value is None else value
+        value = _perplexity(search, check, mask) if value is None else value
         step = _step(loaded, number, mask, found, value, begun, read)
         run = recorded(run, step)
         gone = Mask(mask.depth, frozenset(found.removed))
@@ -273,8 +283,8 @@ def _known(search: Search, found: Proposal, check: Windows) -> float | None:
     return None
 
 
-def _perplexity(loaded: LoadedModel, check: Windows, mask: Mask) -> float:
-    return summary(losses(loaded, check, mask))["perplexity"]
+def _perplexity(search: Search, check: Windows, mask: Mask) -> float:
+    return summary(losses(search.loaded, check, mask, ranks=search.ranks))["perplexity"]
 
 
 def _step(

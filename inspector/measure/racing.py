@@ -8,6 +8,11 @@ The few that look best go over the whole text first. The others follow a few win
 those first in which the best of the few has lost most, and those that are out stay behind: they
 save their layers from then on. Within these windows the tokens go through the head in the same
 order, and candidates drop out between pieces of it.
+
+Several processes take a group of windows each, or share out the candidates of one group, and tell
+each other what that has added. Until then each leaves out only what it knows to be out, which holds
+for all: the lowest candidate and its score are those of one process, but others may drop out
+elsewhere, with another lower bound.
 """
 
 from __future__ import annotations
@@ -22,6 +27,7 @@ from inspector.errors import MaskError
 from inspector.jobs import Progress, silent
 from inspector.measure.corpus import Windows
 from inspector.measure.metrics import Metric
+from inspector.measure.ranks import ALONE, Ranks
 from inspector.measure.scoring import (
     filled,
     groups,
@@ -43,6 +49,11 @@ from inspector.units import Mask
 
 GROUPS = 4
 """A short text is cut into at least so many groups of windows, so that there is what to save."""
+
+SHARED = 8
+"""Candidates a process at which several processes share out one group of windows: fewer of them,
+and the streams that they start from and are compared with, which each then computes for itself,
+weigh too much; with more, going on to other groups would measure many that this one rules out."""
 
 LEADERS = 4
 """So many go over the whole text first at most; as many as fill a pass through a layer."""
@@ -76,6 +87,7 @@ def race(
     promising: Sequence[Candidate] = (),
     progress: Progress = silent,
     memory: int | None = None,
+    ranks: Ranks = ALONE,
 ) -> Raced:
     """The candidates' divergences under the mask, in full for the lowest one at least.
 
@@ -94,6 +106,7 @@ def race(
         promising: candidates, those first that probably cost least; unknown ones may be missing.
         progress: called after every few windows.
         memory: bound in bytes on the streams held at once, as for `sweep`.
+        ranks: processes that share the work; what it took is added up over them.
 
     Raises:
         MaskError: there is no window.
@@ -103,15 +116,14 @@ def race(
         raise MaskError("there is no window of text to measure on.")
     brought = bool(loaded.offloaded) and not loaded.not_replayable
     early_exit = early_exit and not brought
-    going = _Race(loaded, windows, mask, chosen, metric, early_exit, memory, progress)
+    going = _Race(loaded, windows, mask, chosen, metric, early_exit, memory, progress, ranks)
     with memory_levers(windows.ids.shape[1]):
         if brought:
             going.go_side_by_side()
             return going.result()
         if early_exit:
             going.take_the_lead(promising)
-        for number in going.by_worth():
-            going.go(number, chosen)
+        going.measure(going.by_worth(), chosen)
     return going.result()
 
 
@@ -128,8 +140,9 @@ class _Race:
         early_exit: bool,
         memory: int | None,
         progress: Progress,
+        ranks: Ranks,
     ) -> None:
-        self.loaded, self.mask, self.chosen = loaded, mask, chosen
+        self.loaded, self.mask, self.chosen, self.ranks = loaded, mask, chosen, ranks
         self.metric, self.early_exit, self.memory = metric, early_exit, memory
         self.count, self.length = windows.ids.shape
         tokens = min(256, windows.ids.numel() // GROUPS)
@@ -137,24 +150,27 @@ class _Race:
         self.parts: dict[Candidate, dict[int, float]] = {each: {} for each in chosen}
         """What each window has added, by the window's number."""
         self.out: set[Candidate] = set()
-        self.ended: set[Candidate] = set()
+        self.whole: dict[Candidate, set[int]] = {each: set() for each in chosen}
+        """The groups that a candidate has come to the end of."""
+        self.news: list[tuple[Candidate, int]] = []
+        """What the other ranks have not been told of: candidates, and groups they were in."""
         self.best = math.inf
         """The least sum of those that have come to the end."""
         self.worth: dict[int, torch.Tensor] = {}
         """By group: what each of its tokens has cost one of the best, [w * T]."""
         self.through_layers = self.through_head = self.held = 0
-        self.tick = ticker(progress, self.count * work(loaded, chosen), NOTE)
+        self.tick = ticker(progress, self.count * work(loaded, chosen) / ranks.size, NOTE)
 
     def take_the_lead(self, promising: Sequence[Candidate]) -> None:
         """Measure a few in full: those that look best, at first by a single group of windows."""
         left = [each for each in promising if each in self.parts]
         if not left:
-            self.go(0, self.chosen)
+            self.measure([0], self.chosen)
             left = sorted(self.chosen, key=self.total)
         room = steady_rows(self.loaded.dtype, self.length) // len(self.groups[0][1])
         first = set(left[: max(1, min(LEADERS, room))])
-        for number in range(len(self.groups)):
-            self.go(number, [each for each in self.chosen if each in first])
+        numbers = range(len(self.groups))
+        self.measure(numbers, [each for each in self.chosen if each in first])
 
     def by_worth(self) -> list[int]:
         """The groups, those first in which one of the best has lost most."""
@@ -167,14 +183,38 @@ class _Race:
         """The sum of what its windows have added; the same in whatever order they came."""
         return math.fsum(self.parts[each].values())
 
-    def go(self, number: int, candidates: Iterable[Candidate]) -> None:
-        """Measure on a group those candidates that can still be the lowest."""
-        first, ids = self.groups[number]
+    def measure(self, numbers: Iterable[int], candidates: Sequence[Candidate]) -> None:
+        """Measure on groups, in this order, those candidates that can still be the lowest.
+
+        All ranks know the same whenever they choose who does what.
+        """
+        numbers, ranks = list(numbers), self.ranks
+        while numbers := self.not_known(numbers, candidates):
+            left = self.left(numbers[0], candidates)
+            many = self.early_exit and len(left) >= SHARED * ranks.size
+            if many or len(numbers) < ranks.size:
+                self.go(numbers.pop(0), list(ranks.own(left)))
+            else:
+                now, numbers = numbers[: ranks.size], numbers[ranks.size :]
+                self.go(now[ranks.rank], self.left(now[ranks.rank], candidates))
+            self.tell()
+
+    def not_known(self, numbers: Iterable[int], candidates: Sequence[Candidate]) -> list[int]:
+        """Those groups on which there is a candidate to measure yet."""
         if self.early_exit:
             self.out |= {each for each in self.chosen if self.total(each) > self.best}
-        left = [
+        return [number for number in numbers if self.left(number, candidates)]
+
+    def left(self, number: int, candidates: Iterable[Candidate]) -> list[Candidate]:
+        """Those candidates that can still be the lowest and were not in the group yet."""
+        first, _ = self.groups[number]
+        return [
             each for each in candidates if each not in self.out and first not in self.parts[each]
         ]
+
+    def go(self, number: int, left: Sequence[Candidate]) -> None:
+        """Measure candidates on a group."""
+        _, ids = self.groups[number]
         if not left:
             return
         reference = untouched(self.loaded, ids)
@@ -212,12 +252,12 @@ class _Race:
 
     def _plainly(self, number: int, each: Candidate, reference: torch.Tensor) -> None:
         """By whole forward passes, where layers cannot be run one by one."""
-        first, ids = self.groups[number]
+        _, ids = self.groups[number]
         sums = window_sums(self.loaded, self.metric, ids, self.mask.mute(each), reference)
         self.through_layers += len(ids)
         self.through_head += ids.numel()
-        self._put(each, first, sums)
-        self._end(each)
+        self._put(each, number, sums)
+        self._end(each, number)
         self.tick(len(ids) * (self.loaded.depth + head_work(self.loaded)))
 
     @torch.no_grad()
@@ -232,7 +272,7 @@ class _Race:
 
         `known` is the untouched model's, ready for the head, [w * T, H].
         """
-        first, ids = self.groups[number]
+        _, ids = self.groups[number]
         self.through_layers += len(ids) * len(wave)
         ready(self.loaded, streams.flatten(0, 1), spent=True)
         here = streams.flatten(1, 2)
@@ -256,9 +296,9 @@ class _Race:
                 self.tick(head_work(self.loaded) * len(some) * len(piece) / self.length)
             sums = values.view(len(wave), len(ids), self.length).sum(2)
             for row in alive.tolist():
-                self._put(wave[row], first, sums[row])
+                self._put(wave[row], number, sums[row])
         for row in alive.tolist():
-            self._end(wave[row])
+            self._end(wave[row], number)
         self.worth.setdefault(number, values[alive[values[alive].sum(1).argmin()]])
 
     def _tokens(self, number: int, count: int) -> torch.Tensor:
@@ -267,26 +307,65 @@ class _Race:
             return torch.arange(count)
         return self.worth[number].argsort(descending=True)
 
-    def _put(self, each: Candidate, first: int, sums: torch.Tensor) -> None:
+    def _put(self, each: Candidate, number: int, sums: torch.Tensor) -> None:
         """Take over what a group's windows have added, their sums over tokens so far [w]."""
+        first, _ = self.groups[number]
+        if first not in self.parts[each]:
+            self.news.append((each, number))
         for window, value in enumerate(sums.tolist(), start=first):
             self.parts[each][window], _ = self.metric.of_window(value, self.length)
         if self.early_exit and self.total(each) > self.best:
             self.out.add(each)
 
-    def _end(self, each: Candidate) -> None:
+    def _end(self, each: Candidate, number: int) -> None:
         """A candidate has come to the end of a group, and perhaps of the text."""
-        if len(self.parts[each]) == self.count:
-            self.ended.add(each)
+        self.whole[each].add(number)
+        if len(self.whole[each]) == len(self.groups):
             self.best = min(self.best, self.total(each))
+
+    def tell(self) -> None:
+        """Exchange with the other ranks what is new: they all know the same then."""
+        if self.ranks.size == 1:
+            return
+        places = {each: place for place, each in enumerate(self.chosen)}
+        parts, worth = [], {}
+        for each, number in self.news:
+            first, ids = self.groups[number]
+            values = [self.parts[each][first + window] for window in range(len(ids))]
+            parts.append((places[each], number, values, number in self.whole[each]))
+            if number in self.worth:
+                worth[number] = self.worth[number].tolist()
+        out = [places[each] for each in self.out]
+        self.news.clear()
+        for theirs in reversed(self.ranks.everybodys((parts, list(worth.items()), out))):
+            self._hear(*theirs)
+
+    def _hear(
+        self,
+        parts: Iterable[tuple[int, int, list[float], bool]],
+        worth: Iterable[tuple[int, list[float]]],
+        out: Iterable[int],
+    ) -> None:
+        """Take over what a rank has found."""
+        for place, number, values, whole in parts:
+            each, (first, _) = self.chosen[place], self.groups[number]
+            self.parts[each].update(enumerate(values, start=first))
+            if whole:
+                self._end(each, number)
+        self.out |= {self.chosen[place] for place in out}
+        for number, values in worth:
+            self.worth[number] = torch.tensor(values, dtype=torch.float64)
 
     def result(self) -> Raced:
         """What has been found."""
         count = self.count * self.metric.of_window(0.0, self.length)[1]
+        effort = self.through_layers, self.through_head, self.held
+        layers, heads, held = zip(*self.ranks.everybodys(effort), strict=True)
+        ended = {each for each in self.chosen if len(self.whole[each]) == len(self.groups)}
         return Raced(
             scores={each: self.total(each) / count for each in self.chosen},
-            bounds=frozenset(self.chosen) - self.ended,
-            layers=self.through_layers / self.count,
-            heads=self.through_head / (self.count * self.length),
-            stream_bytes=self.held,
+            bounds=frozenset(self.chosen) - ended,
+            layers=sum(layers) / self.count,
+            heads=sum(heads) / (self.count * self.length),
+            stream_bytes=max(held),
         )

@@ -18,6 +18,7 @@ from inspector.errors import MaskError, OutOfMemory
 from inspector.jobs import Progress, part, silent
 from inspector.measure.corpus import Windows
 from inspector.measure.metrics import Metric, metric_named
+from inspector.measure.ranks import ALONE, Ranks
 from inspector.measure.scoring import (
     Tick,
     groups,
@@ -57,6 +58,7 @@ def sweep(
     grain: str = "unit",
     progress: Progress = silent,
     memory: int | None = None,
+    ranks: Ranks = ALONE,
 ) -> Scores:
     """The cost of muting each unit, or each whole layer, one at a time under the current mask.
 
@@ -71,6 +73,8 @@ def sweep(
         progress: called after every few windows, with the `Scores` so far as `partial`.
         memory: bound in bytes on the streams held at once, `STREAM_BYTES` by default. The weights,
             and what a single pass takes inside a layer and in the head, come on top of it.
+        ranks: processes that share the windows out, a group at a time; the scores are those of one
+            process to the last bit.
 
     Raises:
         MaskError: the mask or a candidate does not fit the model, or no unit is left.
@@ -81,18 +85,28 @@ def sweep(
     chosen = together(candidates(loaded, mask, units), grain)
     totals = Totals(row, [None, *chosen])
     result = None
-    count, held, read, first = len(windows), 0, loaded.bytes_read, 0
+    count, held, read = len(windows), 0, loaded.bytes_read
     texts = [ids for _, ids in groups(windows.ids)]
+
+    def measured(batch: tuple[int, list[torch.Tensor]]) -> list[list[float]]:
+        first, some = batch
+        windows_here = sum(map(len, some))
+        here = part(progress, first, windows_here, count)
+        tick = ticker(here, windows_here * work(loaded, chosen), NOTE)
+        fit = at_once(loaded, some[0].numel(), len(chosen), memory)
+        found: dict[Candidate | None, list[float]] = {each: [] for each in totals.sums}
+        for each, sums in _sums(loaded, row, some, mask, chosen, fit, tick):
+            found[each] += sums.tolist()
+        return list(found.values())
+
     with memory_levers(windows.ids.shape[1]):
-        for some in side_by_side(loaded, texts, len(chosen), memory):
-            windows_here = sum(map(len, some))
-            here = part(progress, first, windows_here, count)
-            tick = ticker(here, windows_here * work(loaded, chosen), NOTE)
+        batches = numbered(side_by_side(loaded, texts, len(chosen), memory))
+        for (first, some), found in ranks.spread(batches, measured):
+            done = first + sum(map(len, some))
             fit = at_once(loaded, some[0].numel(), len(chosen), memory)
             held = max(held, held_bytes(loaded, sum(ids.numel() for ids in some), fit))
-            for each, sums in _sums(loaded, row, some, mask, chosen, fit, tick):
+            for each, sums in zip(totals.sums, found, strict=True):
                 totals.add(each, sums, predicted(row, windows.ids.shape[1]))
-            first += windows_here
             means = totals.means()
             reference = means.pop(None)
             less = 0.0 if row.against_logits else reference
@@ -104,12 +118,12 @@ def sweep(
                 scores={
                     str(unit): value - less for each, value in means.items() for unit in each or ()
                 },
-                windows_done=first,
+                windows_done=done,
                 windows=count,
                 stream_bytes=held,
                 weight_bytes=loaded.bytes_read - read,
             )
-            progress(first, count, NOTE, result)
+            progress(done, count, NOTE, result)
     if result is None:
         raise MaskError("there is no window of text to measure on.")
     return result
@@ -158,6 +172,16 @@ def side_by_side(
         some = [*some, ids]
     if some:
         yield some
+
+
+def numbered(
+    batches: Iterable[list[torch.Tensor]],
+) -> Iterator[tuple[int, list[torch.Tensor]]]:
+    """Batches of texts, each of a few windows [w, T], with the number of their first window."""
+    first = 0
+    for some in batches:
+        yield first, some
+        first += sum(map(len, some))
 
 
 def held_bytes(loaded: LoadedModel, tokens: int, candidates: int) -> int:
@@ -212,9 +236,9 @@ class Totals:
         self.sums = dict.fromkeys(chosen, 0.0)
         self.counts = dict.fromkeys(chosen, 0)
 
-    def add(self, each: Candidate | None, sums: torch.Tensor, tokens: int) -> None:
+    def add(self, each: Candidate | None, sums: Iterable[float], tokens: int) -> None:
         """Add windows' sums over tokens, [w]."""
-        for total in sums.tolist():
+        for total in sums:
             value, count = self.metric.of_window(total, tokens)
             self.sums[each] += value
             self.counts[each] += count

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +48,8 @@ class Journal:
         if not lines:
             raise ResultError(f"there is no {self.path} to resume: leave out --resume.")
         there, *rows = (self._read(number, line) for number, line in enumerate(lines, 1))
-        differing = [name for name in {**there, **head} if there.get(name) != head.get(name)]
-        if differing:
-            what = "; ".join(_difference(name, there, head) for name in differing)
+        what = differences(there, head, "{} was {} and is {}")
+        if what:
             raise ResultError(f"{self.path} is of another run and cannot be resumed: {what}.")
         try:
             self.steps = [Step(**row) for row in rows]
@@ -128,13 +127,25 @@ def _digest(before: str, text: str) -> str:
     return hashlib.sha256(f"{before}\n{text}".encode()).hexdigest()[:16]
 
 
-def _difference(name: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """What differs, down to the entry where it is one of several."""
-    one, other = there.get(name), here.get(name)
-    if isinstance(one, dict) and isinstance(other, dict):
-        names = [key for key in {**one, **other} if one.get(key) != other.get(key)]
-        return "; ".join(f"{name} {_difference(key, one, other)}" for key in names)
-    return f"{name} was {_word(one)} and is {_word(other)}"
+def differences(one: Mapping[str, Any], other: Mapping[str, Any], words: str) -> str:
+    """In what two descriptions differ, down to the entries of their parts; empty where in nothing.
+
+    `words` takes the name of what differs and its two values.
+    """
+    return "; ".join(
+        words.format(name, _word(here), _word(there))
+        for name, here, there in _differing(one, other)
+    )
+
+
+def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    for name in {**one, **other}:
+        here, there = one.get(name), other.get(name)
+        if isinstance(here, dict) and isinstance(there, dict):
+            for part, *values in _differing(here, there):
+                yield f"{name} {part}", *values
+        elif here != there:
+            yield name, here, there
 
 
 def _word(value: Any) -> str:

@@ -24,6 +24,7 @@ from inspector.measure.methods.evolution import (
 )
 from inspector.measure.methods.search import Proposal, Search, rank
 from inspector.measure.metrics import METRICS
+from inspector.measure.ranks import ALONE, Ranks
 from inspector.measure.scoring import (
     Tick,
     head_work,
@@ -64,7 +65,8 @@ def propose(
     if plan is None or taken:
         raise ValueError("an evolutionary search needs its plan, and begins at its beginning")
     first, second = plan.stages(*windows.shape)
-    draw, judge = random.Random(search.seed), Judge(search.loaded, windows, search.metric)
+    draw = random.Random(search.seed)
+    judge = Judge(search.loaded, windows, search.metric, ranks=search.ranks)
     begins, each = plan.asked.starts * first, plan.asked.offspring * first
     work = begins + plan.generations * (each + (SURVIVORS + 1) * second)
     done = 0
@@ -116,8 +118,14 @@ class Judge:
         *,
         stream_bytes: int = STREAM_BYTES,
         kept_bytes: int = KEPT_BYTES,
+        ranks: Ranks = ALONE,
     ) -> None:
-        """The two bounds are on memory alone: scores are the same within rounding."""
+        """The two bounds are on memory alone: scores are the same within rounding.
+
+        `ranks` are the processes that share the windows out, as many together as go through the
+        layers at once: the scores are those of one process to the last bit.
+        """
+        self.ranks = ranks
         self.loaded, self.windows, self.metric = loaded, windows, METRICS[metric]
         self.stream_bytes, self.kept_bytes = stream_bytes, kept_bytes
         self.kept: dict[int, torch.Tensor] = {}
@@ -138,17 +146,18 @@ class Judge:
         length = self.windows.shape[1]
         total = torch.zeros(len(masks), dtype=torch.float64)
         runs = len(numbers) * len(masks) * (self.loaded.depth + head_work(self.loaded))
-        tick = ticker(progress, runs, note)
+        tick = ticker(progress, runs / self.ranks.size, note)
         at_once = max(1, layer_tokens(self.loaded.dtype) // (len(masks) * length))
         with memory_levers(length):
-            for first in range(0, len(numbers), at_once):
-                tick(0)
-                some = numbers[first : first + at_once]
-                total += self._sums(masks, some, tick)
+            pieces = (numbers[at : at + at_once] for at in range(0, len(numbers), at_once))
+            found = self.ranks.spread(pieces, lambda some: self._sums(masks, some, tick).tolist())
+            for _, sums in found:
+                total += torch.tensor(sums, dtype=torch.float64)
         return (total / (len(numbers) * predicted(self.metric, length))).tolist()
 
     def _sums(self, masks: Sequence[Mask], some: Sequence[int], tick: Tick) -> torch.Tensor:
         """Sums over the tokens of a few windows, for each mask: [n] in float64."""
+        tick(0)
         loaded, ids = self.loaded, self.windows.ids[list(some)]
         reference = self._untouched(some, ids)
         if loaded.not_replayable:

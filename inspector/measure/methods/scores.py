@@ -39,7 +39,8 @@ def scored(
 
     `METHODS` says for each method what the score is; NaN where it is not defined. By a divergence,
     a method that scores anew every time needs the lowest alone: the others may be lower bounds.
-    `before` are earlier scores, which tell where to begin.
+    `before` are earlier scores, which tell where to begin. Several processes share the windows of a
+    sweep; what takes a pass or two, the first of them does alone.
 
     Raises:
         ResultError: the score needs a model that runs layer by layer.
@@ -50,7 +51,11 @@ def scored(
         progress(done, total)  # what is under way is not the kind of result that a run has
 
     if search.metric in SCORERS:
-        return Measured(SCORERS[search.metric](search, mask, groups, without_partial))
+        scorer = SCORERS[search.metric]
+        scores = search.ranks.of_first(
+            lambda: list(scorer(search, mask, groups, without_partial).values())
+        )
+        return Measured(dict(zip(groups, scores, strict=True)))
     if search.races:
         return _raced(search, mask, groups, without_partial, before or {})
     return _swept(search, mask, groups, without_partial)
@@ -74,6 +79,7 @@ def _raced(
         promising=sorted(before, key=lambda group: before[group]),
         progress=progress,
         memory=search.memory,
+        ranks=search.ranks,
     )
     return Measured(
         found.scores,
@@ -96,6 +102,7 @@ def _swept(search: Search, mask: Mask, groups: Sequence[Group], progress: Progre
         grain=search.row.grain,
         progress=progress,
         memory=search.memory,
+        ranks=search.ranks,
     )
     scores = {group: found.scores[str(group[0])] for group in groups}
     if exponent:

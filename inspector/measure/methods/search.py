@@ -13,6 +13,7 @@ from inspector.measure.methods import Method
 from inspector.measure.methods.choices import Group
 from inspector.measure.methods.evolution import Plan
 from inspector.measure.metrics import DIVERGENCES
+from inspector.measure.ranks import ALONE, Ranks
 from inspector.model.loaded import LoadedModel
 from inspector.units import KINDS, Mask, Unit
 
@@ -24,6 +25,7 @@ class Search:
     """A method at work: what it searches in, by which score, and for how many steps at most.
 
     `plan` is that of an evolutionary search, whose steps are the starts and the generations.
+    `ranks` are the processes that search together.
     """
 
     loaded: LoadedModel
@@ -40,6 +42,7 @@ class Search:
     verify: bool = False
     memory: int | None = None
     plan: Plan | None = None
+    ranks: Ranks = ALONE
 
     @property
     def options(self) -> dict[str, Any]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-
 from inspector.jobs import Progress, part
 from inspector.measure.methods.choices import Group, stretches
 from inspector.measure.methods.search import Proposal, Search, by_unit, lowest, need_layers
@@ -22,11 +20,14 @@ def propose(
     It begins after the steps `taken`. d(l, l+n) = arccos(cos(x_l, x_l+n)) / pi of the last token,
     x_l what enters layer l, averaged over samples (equation 7), all from one pass under the mask at
     the start. A window holds candidates alone, and passes over layers that are muted already. Its
-    score stands at the units of the layer that it begins with.
+    score stands at the units of the layer that it begins with. Of several processes the first one
+    alone does this pass.
     """
     need_layers(search.loaded, search.row.name)
     once = part(progress, 0, 1, search.steps)
-    distance = similarity(search.loaded, search.windows, mask, progress=once).angular_last
+    distance = search.ranks.of_first(
+        lambda: similarity(search.loaded, search.windows, mask, progress=once).angular_last.tolist()
+    )
     runs = stretches(search.groups, mask)
     gone: set[Unit] = set()
     for step in taken:
@@ -46,5 +47,5 @@ def propose(
         gone = set(wanted)
 
 
-def _across(distance: np.ndarray, window: list[Group]) -> float:
-    return float(distance[window[0][0].layer, window[-1][0].layer + 1])
+def _across(distance: list[list[float]], window: list[Group]) -> float:
+    return distance[window[0][0].layer][window[-1][0].layer + 1]
