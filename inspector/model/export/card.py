@@ -9,17 +9,17 @@ from typing import Any
 
 from inspector import __version__
 from inspector.model.export.forms import Choice
+from inspector.model.export.picture import PICTURE, alternative
 from inspector.model.export.proof import Check, verdict
 from inspector.model.loaded import LoadedModel
 from inspector.model.sources import BUNDLED, BUNDLED_HUB, BUNDLED_LICENCE, Source, parse
 from inspector.results.base import Result
 from inspector.results.checks import Benchmark, Perplexity
-from inspector.units import KINDS, Mask, Unit
+from inspector.units import Mask
 
 FORMAT = 1
 """Grows when a field of a recipe changes its meaning."""
 UNKNOWN = "unknown"
-ON, OFF = "#", "."
 _LICENCE = re.compile(r"^license:\s*['\"]?([\w.-]+)['\"]?\s*$", re.MULTILINE)
 _FRONT = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
 
@@ -83,9 +83,7 @@ def card(
         _front(source, choice),
         f"# {title(source)} without {len(mask)} of its units\n",
         _what(loaded, mask, choice, source),
-        "## The layer map\n\n"
-        f"`{ON}` is there, `{OFF}` was removed; layer 0 on the left, ten layers a group.\n\n"
-        f"```text\n{layer_map(mask)}\n```\n",
+        f"## The layer map\n\n![{alternative(mask)}]({PICTURE})\n",
         f"Removed, in the numbering of the source: `{mask}`\n",
         "## Who can load it\n\n" + _table(["reader", "how"], choice.form.loads.items()),
         RUN_GGUF if choice.type else RUN.format(trust=_trust(choice)),
@@ -110,16 +108,6 @@ def of_this_mask(loaded: LoadedModel, mask: Mask, results: Iterable[Result]) -> 
         and result.mask == str(mask)
         and result.provenance.weights == loaded.weights
     ]
-
-
-def layer_map(mask: Mask) -> str:
-    """The attentions and the FFNs of all layers, one sign each."""
-    lines = []
-    for kind in KINDS:
-        signs = [OFF if Unit(layer, kind) in mask else ON for layer in range(mask.depth)]
-        groups = ["".join(signs[start : start + 10]) for start in range(0, mask.depth, 10)]
-        lines.append(f"{kind:<5}{' '.join(groups)}")
-    return "\n".join(lines)
 
 
 def licence(source: Source) -> str:

@@ -17,6 +17,7 @@ from inspector.model.export.llamacpp.keys import keys
 from inspector.model.export.llamacpp.reading import prove_gguf
 from inspector.model.export.llamacpp.vocabulary import KeyValue, vocabulary
 from inspector.model.export.llamacpp.writing import write_gguf
+from inspector.model.export.picture import PICTURE, picture
 from inspector.model.export.proof import Check, prove, reference, request_of
 from inspector.model.export.shards import SHARD_BYTES, write_weights
 from inspector.model.export.writing import RECIPE, check_target, put_in_place, workplace
@@ -87,6 +88,7 @@ def export(
         about = card.of_this_mask(loaded, mask, results)
         _write(made / REPORT, _dumped(checks))
         _write(made / RECIPE, _dumped(card.recipe(loaded, mask, choice, checks, about)))
+        _write(made / PICTURE, picture(mask))
         _write(made / "README.md", card.card(loaded, mask, choice, checks, about))
         progress(9.5, 10, "writing it through to the disk")
         size = sum(file.stat().st_size for file in made.rglob("*") if file.is_file())
