@@ -56,7 +56,7 @@ def load(path: str | Path) -> Result:
         return from_json(json.loads(Path(path).read_text(encoding="utf-8")))
     except OSError as error:
         raise ResultError(f"cannot read {path}: {error.strerror}.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ResultError(f"{path} is not a JSON result: {error}.") from error
 
 

@@ -34,6 +34,10 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
     return capsys.readouterr().err
 
 
+def files(folder: str) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in Path(folder).iterdir()}
+
+
 def test_without_a_folder_it_says_what_is_possible(capsys: pytest.CaptureFixture[str]) -> None:
     argv = ("tiny:llama", "--mask", "0.attn,2", *FP32)
     data = json.loads(ok(capsys, *argv, "--json"))
@@ -67,6 +71,73 @@ def test_a_folder_and_its_recipe_once_more(
     }
     assert "is there already" in refused(capsys, "--recipe", recipe, "-o", str(two))
     ok(capsys, "--recipe", recipe, "-o", str(two), "--force")
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_was_measured_goes_along_and_into_the_recipe(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    place = ("tiny:llama", "--mask", "1.ffn", *FP32)
+    perplexity, bench = str(tmp_path / "perplexity.json"), str(tmp_path / "bench.json")
+    text = ("--corpus", "pydoc:check", "--samples", "3", "--length", "32")
+    assert main(["perplexity", *place, *text, "-o", perplexity]) == 0
+    tasks = ("--tasks", "own", "--limit", "2", "--fresh-baseline")
+    assert main(["bench", *place, *tasks, "-o", bench]) == 0
+    one, two, three = (str(tmp_path / name) for name in ("one", "two", "three"))
+    ok(capsys, *place, "--checks", perplexity, "-o", one)
+    recipe = json.loads(Path(one, "recipe.json").read_text(encoding="utf-8"))
+    assert recipe["measured"] == [json.loads(Path(perplexity).read_text(encoding="utf-8"))]
+    card = Path(one, "README.md").read_text(encoding="utf-8")
+    assert "times the source's, 95 %, 3 windows)" in card
+    # The recipe has them, so it alone makes the same folder.
+    again = ("--recipe", f"{one}/recipe.json", "-o", two)
+    ok(capsys, *again)
+    assert files(one) == files(two)
+    ok(capsys, *again, "--force", "--checks", perplexity)  # what is there already
+    assert files(one) == files(two)
+    ok(capsys, "--recipe", f"{one}/recipe.json", "-o", three, "--checks", bench)
+    recipe = json.loads(Path(three, "recipe.json").read_text(encoding="utf-8"))
+    assert [each["kind"] for each in recipe["measured"]] == ["perplexity", "benchmark"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_is_no_check_of_this_export_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    found = tmp_path / "found.json"
+    text = ("--corpus", "pydoc:check", "--samples", "1", "--length", "16")
+    argv = ["perplexity", "tiny:llama", "--mask", "1.ffn", *FP32, *text, "-o", str(found)]
+    assert main(argv) == 0
+    checks, out = ("--checks", str(found)), ("-o", str(tmp_path / "out"))
+
+    def no(*argv: str) -> str:
+        said = refused(capsys, *argv, *checks, *FP32)
+        assert not (tmp_path / "out").exists()
+        return said
+
+    assert "name a folder with -o as well: what was measured" in no("tiny:llama", "--mask", "1.ffn")
+    said = no("tiny:llama", "--mask", "2", *out)
+    assert f"{found} is no check of this export: it was measured without 1.ffn" in said
+    said = no("tiny:mistral", "--mask", "1.ffn", *out)
+    assert "it is of tiny:llama (llama, random, seed 0), and this model is tiny:mistral" in said
+    data = json.loads(found.read_text(encoding="utf-8"))
+    place = ("tiny:llama", "--mask", "1.ffn", *out)
+    for changes, reason in (
+        ({"kind": "speed"}, "this speed result is damaged"),
+        ({"kind": "mask"}, "not a saved result"),
+        ({"format": 2}, "this version reads 1"),
+        ({"mask": "\x1b[2J"}, "measured without \ufffd[2J, and"),
+        ({"baseline": []}, "this perplexity result is damaged"),
+    ):
+        found.write_text(json.dumps({**data, **changes}), encoding="utf-8")
+        assert reason in no(*place)
+    for text in ("{", "[" * 100_000, "\udcff", ""):
+        found.write_text(text, encoding="utf-8", errors="surrogateescape")
+        assert f"{found} is not a JSON result" in no(*place)
+    found.unlink()
+    assert f"cannot read {found}: No such file" in no(*place)
+    found.mkdir()
+    assert "Is a directory" in no(*place)
 
 
 @pytest.mark.usefixtures("quick")
@@ -125,6 +196,10 @@ def test_recipes_that_are_none(capsys: pytest.CaptureFixture[str], tmp_path: Pat
     for changes in ({"kind": "scores"}, {"format": 2}, {"mask": "2"}, {"source": None}):
         assert "is no recipe" in refused(capsys, *with_(**changes))
     assert "leave out --mask" in refused(capsys, *with_(), "--mask", "1")
+    assert "is no recipe" in refused(capsys, *with_(measured={}))
+    for damaged in ("x", {}, {"kind": "perplexity", "format": 1}):
+        said = refused(capsys, *with_(measured=[damaged]))
+        assert f"what the recipe {recipe} has measured: " in said
     assert "other weights (sha256 0123)" in refused(capsys, *with_(weights="sha256 0123"))
     depth = {"depth": 5, "muted": ["2"]}
     assert "a model of 5 layers" in refused(capsys, *with_(mask=depth))

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from inspector import __version__
+from inspector.model.export import measured
 from inspector.model.export.forms import Choice
 from inspector.model.export.picture import PICTURE, alternative
 from inspector.model.export.proof import Check, verdict
+from inspector.model.export.tables import table
 from inspector.model.loaded import LoadedModel
 from inspector.model.sources import BUNDLED, BUNDLED_HUB, BUNDLED_LICENCE, Source, parse
 from inspector.results.base import Result
-from inspector.results.checks import Benchmark, Perplexity
 from inspector.units import Mask
 
 FORMAT = 1
@@ -85,29 +86,18 @@ def card(
         _what(loaded, mask, choice, source),
         f"## The layer map\n\n![{alternative(mask)}]({PICTURE})\n",
         f"Removed, in the numbering of the source: `{mask}`\n",
-        "## Who can load it\n\n" + _table(["reader", "how"], choice.form.loads.items()),
+        "## Who can load it\n\n" + table(["reader", "how"], choice.form.loads.items()),
         RUN_GGUF if choice.type else RUN.format(trust=_trust(choice)),
         f"## How it was checked\n\n{CHECKED_GGUF if choice.type else CHECKED}\n\n"
-        + _table(["check", "result", "largest difference"], map(_checked, checks)),
+        + table(["check", "result", "largest difference"], map(_checked, checks)),
     ]
     if results:
-        parts.append("## What it costs\n\n" + _measured(results))
+        parts.append(measured.section(results))
     return "\n".join(parts)
 
 
 def _trust(choice: Choice) -> str:
     return ", trust_remote_code=True" if choice.form.own_code else ""
-
-
-def of_this_mask(loaded: LoadedModel, mask: Mask, results: Iterable[Result]) -> list[Result]:
-    """The perplexities and benchmarks among the results that are of these weights and this mask."""
-    return [
-        result
-        for result in results
-        if isinstance(result, Perplexity | Benchmark)
-        and result.mask == str(mask)
-        and result.provenance.weights == loaded.weights
-    ]
 
 
 def licence(source: Source) -> str:
@@ -194,34 +184,3 @@ def _type(choice: Choice) -> str:
 def _checked(check: Check) -> tuple[str, str, str]:
     apart = check["difference"]
     return check["what"], verdict(check), "-" if apart is None else f"{apart:.3g}"
-
-
-def _measured(results: Sequence[Result]) -> str:
-    rows: list[tuple[str, str, str]] = []
-    for result in results:
-        if isinstance(result, Perplexity):
-            # A result may come from a file that somebody else has written.
-            text = re.sub(r"[^\w.:, -]+", " ", str(result.provenance.corpus.get("name", "a text")))
-            rows.append(
-                (
-                    f"perplexity, {text}, windows of {result.length} tokens (lower is better)",
-                    f"{result.perplexity:,.3f}",
-                    f"{result.baseline['perplexity']:,.3f}" if result.baseline else "-",
-                )
-            )
-        elif isinstance(result, Benchmark):
-            rows += [
-                (
-                    f"{task.task}, {task.metric}, {task.items} items (higher is better)",
-                    f"{task.value:.3f} ± {task.stderr:.3f}",
-                    f"{task.baseline:.3f} ± {task.baseline_stderr:.3f}",
-                )
-                for task in result.tasks
-            ]
-    return _table(["measure", "this model", "source"], rows)
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    cells = ([str(cell).replace("|", r"\|").replace("\n", " ") for cell in row] for row in lines)
-    return "".join(f"| {' | '.join(row)} |\n" for row in cells)

@@ -11,7 +11,7 @@ from typing import Any
 
 from inspector.errors import ExportError
 from inspector.jobs import Progress, part, silent
-from inspector.model.export import card, modelling
+from inspector.model.export import card, measured, modelling
 from inspector.model.export.forms import AUTO, Choice, choose
 from inspector.model.export.llamacpp.keys import keys
 from inspector.model.export.llamacpp.reading import prove_gguf
@@ -85,7 +85,7 @@ def export(
         made.mkdir()
         make = _make_gguf if choice.type else partial(_make_folder, shard_bytes=shard_bytes)
         checks = make(loaded, mask, choice, made, work, progress=part(progress, 0, 9.5, 10))
-        about = card.of_this_mask(loaded, mask, results)
+        about = measured.fitting(loaded, mask, results)
         _write(made / REPORT, _dumped(checks))
         _write(made / RECIPE, _dumped(card.recipe(loaded, mask, choice, checks, about)))
         _write(made / PICTURE, picture(mask))
