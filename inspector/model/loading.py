@@ -29,6 +29,7 @@ from inspector.jobs import Progress, part, silent
 from inspector.model.export.opening import Opened, opened, take_out
 from inspector.model.families import family_of
 from inspector.model.loaded import LoadedModel, count_parameters, out_of_memory
+from inspector.model.positions import with_scaled_positions
 from inspector.model.probe import probe
 from inspector.model.sources import CODE_OFF, Source, check_folder, fetch, fingerprint, parse
 from inspector.model.tiny import tiny_config, tiny_model, tiny_tokenizer
@@ -274,7 +275,8 @@ def _opened(source: Source) -> Opened | None:
 @lru_cache(maxsize=8)
 def _gguf_config(file: Path, changed: int) -> Any:
     """The config in a GGUF file; kept, since parsing the header takes seconds."""
-    return AutoConfig.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
+    config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
+    return with_scaled_positions(config, file)
 
 
 def _tokenizer(source: Source) -> Any:
