@@ -33,6 +33,7 @@ def export(args: argparse.Namespace, meter: Meter) -> None:
     """Export to the folder of ``-o``; without one, say what the mask allows."""
     recipe = read_recipe(args.recipe) if args.recipe else {}
     take_over(args, recipe)
+    check_folder(args)
     check_push(args)
     measured = measured_checks(args, recipe)
     loaded, mask = loaded_model(args, meter)
@@ -112,16 +113,37 @@ def take_over(args: argparse.Namespace, recipe: dict[str, Any]) -> None:
         args.format = recipe["export"]
 
 
+def check_folder(args: argparse.Namespace) -> None:
+    """Refuse before a long load what could not be written after it.
+
+    Raises:
+        ExportError: arguments that ask for a folder without one, or one that cannot be written.
+    """
+    if args.folder is not None:
+        from inspector.model.export.writing import check_target, path_of
+
+        check_target(path_of(args.folder), force=args.force)
+        return
+    for given, option, said in (
+        (args.force, "--force", "it is what is replaced"),
+        (args.checks, "--checks", "what was measured goes into it"),
+        (args.repository, "--push-to-hub", "it is what is uploaded"),
+    ):
+        if given:
+            raise ExportError(f"name a folder with -o as well, or leave out {option}: {said}.")
+
+
 def check_push(args: argparse.Namespace) -> None:
     """Refuse before a long load what could not be uploaded after it.
 
     Raises:
-        ExportError: no folder to upload, a name that the hub does not take, or no login.
+        ExportError: no repository to make public, a name that the hub does not take or that is
+            taken, or no login.
     """
     if not args.repository:
+        if args.public:
+            raise ExportError("--public is for a repository: name one with --push-to-hub.")
         return
-    if args.folder is None:
-        raise ExportError("name a folder with -o as well: it is what is uploaded.")
     from inspector.model.export.pushing import check_hub
 
     check_hub(args.repository)
@@ -131,11 +153,9 @@ def measured_checks(args: argparse.Namespace, recipe: dict[str, Any]) -> list[tu
     """What was measured, each with where it stands: the recipe's own, then the files of --checks.
 
     Raises:
-        ExportError: no folder to put them into, or the recipe's are damaged.
+        ExportError: the recipe's are damaged.
         ResultError: a file that cannot be read, or holds no result.
     """
-    if args.checks and args.folder is None:
-        raise ExportError("name a folder with -o as well: what was measured goes into it.")
     from inspector.results.files import from_json, load
 
     try:

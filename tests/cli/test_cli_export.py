@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from inspector.cli import main
+from inspector.cli import exporting, main
 from inspector.cli.commands import COMMANDS
 from inspector.model.export import making
 from inspector.model.export.forms import FORMS, NAMES
@@ -115,7 +115,8 @@ def test_what_is_no_check_of_this_export_is_refused(
         assert not (tmp_path / "out").exists()
         return said
 
-    assert "name a folder with -o as well: what was measured" in no("tiny:llama", "--mask", "1.ffn")
+    said = no("tiny:llama", "--mask", "1.ffn")
+    assert "name a folder with -o as well, or leave out --checks" in said
     said = no("tiny:llama", "--mask", "2", *out)
     assert f"{found} is no check of this export: it was measured without 1.ffn" in said
     said = no("tiny:mistral", "--mask", "1.ffn", *out)
@@ -124,7 +125,7 @@ def test_what_is_no_check_of_this_export_is_refused(
     place = ("tiny:llama", "--mask", "1.ffn", *out)
     for changes, reason in (
         ({"kind": "speed"}, "this speed result is damaged"),
-        ({"kind": "mask"}, "not a saved result"),
+        ({"kind": "mask"}, f"{found}: not a saved result"),
         ({"format": 2}, "this version reads 1"),
         ({"mask": "\x1b[2J"}, "measured without \ufffd[2J, and"),
         ({"baseline": []}, "this perplexity result is damaged"),
@@ -167,11 +168,27 @@ def test_a_gguf_file_and_its_recipe(
 def test_what_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     out = ("-o", str(tmp_path / "out"))
     assert "name a model, or give --recipe" in refused(capsys)
-    assert "no unit is off" in refused(capsys, "tiny:llama", *out)
+    assert "an export is not possible here: no unit is off." in refused(capsys, "tiny:llama", *out)
     argv = ("tiny:llama", "--mask", "2")
     assert "there is no format 'gold'" in refused(capsys, *argv, "--format", "gold", *out)
     assert "there is no folder" in refused(capsys, *argv, "-o", str(tmp_path / "a" / "b"))
+    assert "leave out --force" in refused(capsys, *argv, "--force")
+    assert "--public is for a repository" in refused(capsys, *argv, "--public")
+    for name in ("", "/", ".", "..", "a/.."):
+        assert "is no name of a folder" in refused(capsys, *argv, "-o", name)
+    assert "is in nobody's home" in refused(capsys, *argv, "-o", "~no-such-user-here/out")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_is_refused_before_the_load(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporting, "loaded_model", lambda *_: pytest.fail("it was loaded"))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "letter").write_text("dear")
+    argv = ("tiny:llama", "--mask", "2", "-o", str(tmp_path / "full"))
+    assert "is there already" in refused(capsys, *argv)
+    assert "is no export of this program" in refused(capsys, *argv, "--force")
 
 
 def test_recipes_that_are_none(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -20,7 +20,13 @@ from inspector.model.export.llamacpp.writing import write_gguf
 from inspector.model.export.picture import PICTURE, picture
 from inspector.model.export.proof import Check, prove, reference, request_of
 from inspector.model.export.shards import SHARD_BYTES, write_weights
-from inspector.model.export.writing import RECIPE, check_target, put_in_place, workplace
+from inspector.model.export.writing import (
+    RECIPE,
+    check_target,
+    path_of,
+    put_in_place,
+    workplace,
+)
 from inspector.model.loaded import LoadedModel
 from inspector.model.loading import ROOM, gib, memory_available
 from inspector.model.sources import parse
@@ -77,7 +83,7 @@ def export(
         MaskError: the mask does not fit the model.
     """
     choice = choose(loaded, mask, form)
-    folder = Path(target).expanduser().absolute()
+    folder = path_of(target)
     copies = 1 if choice.type else 2
     check_target(folder, need=copies * choice.bytes + SLACK, force=force)
     with workplace(folder) as work:
