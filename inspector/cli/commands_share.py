@@ -48,7 +48,15 @@ SHARE: tuple[Command, ...] = (
             argument(
                 "--recipe",
                 metavar="FILE",
-                help="take model, mask, dtype and format from the recipe.json of an export",
+                help="take model, mask, dtype, format and checks from the recipe.json of an export",
+            ),
+            argument(
+                "--checks",
+                metavar="FILE",
+                nargs="+",
+                default=[],
+                help="what perplexity or bench wrote with -o of this model and mask: goes into the "
+                "recipe and the model card",
             ),
             argument(
                 "--push-to-hub",

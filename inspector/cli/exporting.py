@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from inspector.cli.inputs import loaded_model
 from inspector.cli.text import printable, table
-from inspector.errors import ExportError
+from inspector.errors import ExportError, ResultError
 from inspector.units import Mask
 
 if TYPE_CHECKING:
@@ -17,17 +17,28 @@ if TYPE_CHECKING:
     from inspector.model.export.forms import Choice
     from inspector.model.export.making import Exported
     from inspector.model.loaded import LoadedModel
+    from inspector.results.base import Result
 
-RECIPE_FIELDS = {"source": str, "weights": str, "dtype": str, "mask": dict, "export": str}
+RECIPE_FIELDS = {
+    "source": str,
+    "weights": str,
+    "dtype": str,
+    "mask": dict,
+    "export": str,
+    "measured": list,
+}
 
 
 def export(args: argparse.Namespace, meter: Meter) -> None:
     """Export to the folder of ``-o``; without one, say what the mask allows."""
     recipe = read_recipe(args.recipe) if args.recipe else {}
     take_over(args, recipe)
+    check_folder(args)
     check_push(args)
+    measured = measured_checks(args, recipe)
     loaded, mask = loaded_model(args, meter)
     check_recipe(loaded, recipe)
+    check_fit(loaded, mask, measured)
     from inspector.model.export.forms import choices
     from inspector.model.export.making import export as make
 
@@ -36,7 +47,16 @@ def export(args: argparse.Namespace, meter: Meter) -> None:
         _print(args, facts(found, mask), described(found, mask))
         return
     progress = meter.phase("exporting")
-    made = make(loaded, mask, args.folder, form=args.format, force=args.force, progress=progress)
+    results = [result for _, result in measured]
+    made = make(
+        loaded,
+        mask,
+        args.folder,
+        form=args.format,
+        force=args.force,
+        results=results,
+        progress=progress,
+    )
     address = ""
     if args.repository:
         from inspector.model.export.pushing import push
@@ -63,7 +83,8 @@ def read_recipe(path: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ExportError(f"the recipe {path} is not JSON: {error}.") from error
     ours = isinstance(data, dict) and (data.get("kind"), data.get("format")) == ("export", 1)
-    if not ours or any(not isinstance(data.get(k), kind) for k, kind in RECIPE_FIELDS.items()):
+    data = {"measured": [], **data} if ours else {}
+    if any(not isinstance(data.get(k), kind) for k, kind in RECIPE_FIELDS.items()):
         raise ExportError(f"{path} is no recipe: give the recipe.json of an export.")
     return data
 
@@ -92,19 +113,72 @@ def take_over(args: argparse.Namespace, recipe: dict[str, Any]) -> None:
         args.format = recipe["export"]
 
 
+def check_folder(args: argparse.Namespace) -> None:
+    """Refuse before a long load what could not be written after it.
+
+    Raises:
+        ExportError: arguments that ask for a folder without one, or one that cannot be written.
+    """
+    if args.folder is not None:
+        from inspector.model.export.writing import check_target, path_of
+
+        check_target(path_of(args.folder), force=args.force)
+        return
+    for given, option, said in (
+        (args.force, "--force", "it is what is replaced"),
+        (args.checks, "--checks", "what was measured goes into it"),
+        (args.repository, "--push-to-hub", "it is what is uploaded"),
+    ):
+        if given:
+            raise ExportError(f"name a folder with -o as well, or leave out {option}: {said}.")
+
+
 def check_push(args: argparse.Namespace) -> None:
     """Refuse before a long load what could not be uploaded after it.
 
     Raises:
-        ExportError: no folder to upload, a name that the hub does not take, or no login.
+        ExportError: no repository to make public, a name that the hub does not take or that is
+            taken, or no login.
     """
     if not args.repository:
+        if args.public:
+            raise ExportError("--public is for a repository: name one with --push-to-hub.")
         return
-    if args.folder is None:
-        raise ExportError("name a folder with -o as well: it is what is uploaded.")
     from inspector.model.export.pushing import check_hub
 
     check_hub(args.repository)
+
+
+def measured_checks(args: argparse.Namespace, recipe: dict[str, Any]) -> list[tuple[str, Result]]:
+    """What was measured, each with where it stands: the recipe's own, then the files of --checks.
+
+    Raises:
+        ExportError: the recipe's are damaged.
+        ResultError: a file that cannot be read, or holds no result.
+    """
+    from inspector.results.files import from_json, load
+
+    try:
+        own = [(args.recipe, from_json(each)) for each in recipe.get("measured", ())]
+    except ResultError as error:
+        raise ExportError(f"what the recipe {args.recipe} has measured: {error}") from error
+    return [*own, *((path, load(path)) for path in args.checks)]
+
+
+def check_fit(loaded: LoadedModel, mask: Mask, measured: list[tuple[str, Result]]) -> None:
+    """Refuse what was measured on another model or mask, or says nothing of what an edit costs.
+
+    Raises:
+        ExportError: names the file and why.
+    """
+    from inspector.model.export.measured import misfit
+
+    for path, result in measured:
+        why = misfit(loaded, mask, result)
+        if why:
+            # Names and masks of a file are not ours.
+            why = printable(f"{path} is no check of this export: {why}", lines=False)
+            raise ExportError(f"{why}; leave it out, or give what -o of perplexity or bench wrote.")
 
 
 def check_recipe(loaded: LoadedModel, recipe: dict[str, Any]) -> None:

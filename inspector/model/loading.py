@@ -36,6 +36,7 @@ from inspector.model.placing import (
     gpus_free,
     placement,
 )
+from inspector.model.positions import with_scaled_positions
 from inspector.model.probe import probe
 from inspector.model.sources import Source, check_folder, fetch, fingerprint, parse
 from inspector.model.tiny import tiny_config, tiny_model, tiny_tokenizer
@@ -302,7 +303,8 @@ def _opened(source: Source) -> Opened | None:
 @lru_cache(maxsize=8)
 def _gguf_config(file: Path, changed: int) -> Any:
     """The config in a GGUF file; kept, since parsing the header takes seconds."""
-    return AutoConfig.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
+    config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
+    return with_scaled_positions(config, file)
 
 
 def _tokenizer(source: Source) -> Any:

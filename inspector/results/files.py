@@ -53,11 +53,15 @@ def load(path: str | Path) -> Result:
         ResultError: the file cannot be read, is not JSON, or holds no result.
     """
     try:
-        return from_json(json.loads(Path(path).read_text(encoding="utf-8")))
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ResultError(f"cannot read {path}: {error.strerror}.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ResultError(f"{path} is not a JSON result: {error}.") from error
+    try:
+        return from_json(data)
+    except ResultError as error:  # of several files, which
+        raise ResultError(f"{path}: {error}") from error
 
 
 def save(result: Result, path: str | Path) -> None:

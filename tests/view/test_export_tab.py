@@ -11,6 +11,7 @@ import gradio as gr
 import pytest
 
 from inspector.cli.parser import build_parser
+from inspector.errors import ExportError
 from inspector.model.export import making
 from inspector.model.export.forms import FORMS
 from inspector.model.export.llamacpp import reading
@@ -68,7 +69,7 @@ def test_the_plan_needs_the_model(pages: Pages) -> None:
 def test_an_export_and_its_report(ready_pages: Pages, session: Session, tmp_path: Path) -> None:
     target = tmp_path / "a folder" / "out"
     target.parent.mkdir()
-    made = go(ready_pages, session, "auto", str(target), False)
+    made = go(ready_pages, session, "auto", str(target), False, "")
     assert made.exported.folder == target
     assert (target / "modeling_pruned_llama.py").is_file()
     report, line, file = export.draw(session)
@@ -79,11 +80,11 @@ def test_an_export_and_its_report(ready_pages: Pages, session: Session, tmp_path
     assert (args.model, args.dtype, args.mask) == ("tiny:llama", "fp32", "0.attn,2")
     assert (args.folder, args.format, args.force) == (str(target), "auto", False)
     before = {path.name: path.read_bytes() for path in target.iterdir()}
-    go(ready_pages, session, "auto", str(target), False)
+    go(ready_pages, session, "auto", str(target), False, "")
     assert "is there already" in session.errors["export"]
     assert session.results["export"] is made
     assert {path.name: path.read_bytes() for path in target.iterdir()} == before
-    go(ready_pages, session, "zeroed", str(target), True)
+    go(ready_pages, session, "zeroed", str(target), True, "")
     assert not session.errors["export"]
     assert not (target / "modeling_pruned_llama.py").exists()
 
@@ -93,7 +94,7 @@ def test_a_gguf_file(
 ) -> None:
     monkeypatch.setattr(reading, "READER", "no_such_module")
     assert "- `gguf`: **0.3 MB, " in plan(ready_pages, session)
-    made = go(ready_pages, session, "gguf:bf16", str(tmp_path / "out"), False)
+    made = go(ready_pages, session, "gguf:bf16", str(tmp_path / "out"), False, "")
     assert (made.exported.folder / "model.gguf").is_file()
     report, line, _ = export.draw(session)
     assert "### Exported as `gguf:bf16`" in report
@@ -107,19 +108,52 @@ def test_what_was_checked_on_the_page_goes_along(
 ) -> None:
     ready_pages.fire("perplexity-go", "click", "", "pydoc:check", 2, 16)
     settle(ready_pages.bench, session, lambda: not active(session))
-    go(ready_pages, session, "compact", str(tmp_path / "out"), False)
+    go(ready_pages, session, "compact", str(tmp_path / "out"), False, "")
     text = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert "| perplexity, pydoc:check, windows of 16 tokens" in text
+
+
+def test_an_upload_afterwards(
+    ready_pages: Pages, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def push(folder: Path, repository: str, **_: Any) -> str:
+        assert (folder / "recipe.json").is_file()
+        asked.append(repository)
+        return f"https://huggingface.co/{repository}"
+
+    monkeypatch.setattr(export, "check_hub", asked.append)
+    monkeypatch.setattr(export, "push", push)
+    made = go(ready_pages, session, "auto", str(tmp_path / "out"), False, " someone/model ")
+    assert asked == ["someone/model", "someone/model"]
+    assert "Uploaded to https://huggingface.co/someone/model, private." in export.report_text(made)
+    args = build_parser().parse_args(shlex.split(made.line)[1:])
+    assert (args.repository, args.public) == ("someone/model", False)
+
+    def refused(_: str) -> None:
+        raise ExportError("there is no login for the hub.")
+
+    monkeypatch.setattr(export, "check_hub", refused)
+    go(ready_pages, session, "auto", str(tmp_path / "other"), False, "someone/model")
+    assert session.errors["export"] == "there is no login for the hub."
+    assert not (tmp_path / "other").exists()
+    # A public server would do it with its own login.
+    monkeypatch.setattr(ready_pages.bench, "public", True)
+    made = go(ready_pages, session, "auto", "", False, "someone/model")
+    assert not made.address
+    assert "push-to-hub" not in made.line
+    assert asked == ["someone/model", "someone/model"]
 
 
 @pytest.mark.parametrize(
     ("mask", "values", "message"),
     [
-        ("2", ("auto", "", False), "ame the folder to write"),
-        ("2", ("auto", None, False), "ame the folder to write"),
-        ("0.attn", ("blocks", "out", False), "locks is not possible here"),
-        ("2", ("gold", "out", False), "here is no format"),
-        ("", ("auto", "out", False), "no unit is off"),
+        ("2", ("auto", "", False, ""), "ame the folder to write"),
+        ("2", ("auto", None, False, ""), "ame the folder to write"),
+        ("0.attn", ("blocks", "out", False, ""), "locks is not possible here"),
+        ("2", ("gold", "out", False, ""), "here is no format"),
+        ("", ("auto", "out", False, ""), "no unit is off"),
     ],
 )
 def test_a_form_filled_in_wrongly_starts_nothing(
@@ -133,7 +167,7 @@ def test_a_form_filled_in_wrongly_starts_nothing(
 
 def test_it_needs_the_model(pages: Pages) -> None:
     with pytest.raises(gr.Error, match="needs the model in memory: press Load model first"):
-        pages.fire("export-go", "click", "auto", "out", False)
+        pages.fire("export-go", "click", "auto", "out", False, "")
 
 
 def test_on_a_public_server_nothing_written_is_a_path(
@@ -141,7 +175,7 @@ def test_on_a_public_server_nothing_written_is_a_path(
 ) -> None:
     monkeypatch.setattr(ready_pages.bench, "public", True)
     monkeypatch.chdir(tmp_path)
-    made = go(ready_pages, session, "auto", str(tmp_path / "out"), True)
+    made = go(ready_pages, session, "auto", str(tmp_path / "out"), True, "")
     assert list(tmp_path.glob("out*")) == []
     assert made.archive.name == "pruned-model.zip"
     with zipfile.ZipFile(made.archive) as packed:
@@ -163,5 +197,5 @@ def test_a_public_server_refuses_what_is_large(
     monkeypatch.setattr(ready_pages.bench, "public", True)
     monkeypatch.setattr(export, "SMALL", 1000)
     with pytest.raises(gr.Error, match=r"make it at home with +inspector export tiny:llama"):
-        ready_pages.fire("export-go", "click", "auto", "", False)
+        ready_pages.fire("export-go", "click", "auto", "", False, "")
     assert active(session) == []

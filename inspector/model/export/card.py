@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from inspector import __version__
+from inspector.model.export import measured
 from inspector.model.export.forms import Choice
+from inspector.model.export.picture import PICTURE, alternative
 from inspector.model.export.proof import Check, verdict
+from inspector.model.export.tables import table
 from inspector.model.loaded import LoadedModel
 from inspector.model.sources import BUNDLED, BUNDLED_HUB, BUNDLED_LICENCE, Source, parse
 from inspector.results.base import Result
-from inspector.results.checks import Benchmark, Perplexity
-from inspector.units import KINDS, Mask, Unit
+from inspector.units import Mask
 
 FORMAT = 1
 """Grows when a field of a recipe changes its meaning."""
 UNKNOWN = "unknown"
-ON, OFF = "#", "."
 _LICENCE = re.compile(r"^license:\s*['\"]?([\w.-]+)['\"]?\s*$", re.MULTILINE)
 _FRONT = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
 
@@ -83,43 +84,20 @@ def card(
         _front(source, choice),
         f"# {title(source)} without {len(mask)} of its units\n",
         _what(loaded, mask, choice, source),
-        "## The layer map\n\n"
-        f"`{ON}` is there, `{OFF}` was removed; layer 0 on the left, ten layers a group.\n\n"
-        f"```text\n{layer_map(mask)}\n```\n",
+        f"## The layer map\n\n![{alternative(mask)}]({PICTURE})\n",
         f"Removed, in the numbering of the source: `{mask}`\n",
-        "## Who can load it\n\n" + _table(["reader", "how"], choice.form.loads.items()),
+        "## Who can load it\n\n" + table(["reader", "how"], choice.form.loads.items()),
         RUN_GGUF if choice.type else RUN.format(trust=_trust(choice)),
         f"## How it was checked\n\n{CHECKED_GGUF if choice.type else CHECKED}\n\n"
-        + _table(["check", "result", "largest difference"], map(_checked, checks)),
+        + table(["check", "result", "largest difference"], map(_checked, checks)),
     ]
     if results:
-        parts.append("## What it costs\n\n" + _measured(results))
+        parts.append(measured.section(results))
     return "\n".join(parts)
 
 
 def _trust(choice: Choice) -> str:
     return ", trust_remote_code=True" if choice.form.own_code else ""
-
-
-def of_this_mask(loaded: LoadedModel, mask: Mask, results: Iterable[Result]) -> list[Result]:
-    """The perplexities and benchmarks among the results that are of these weights and this mask."""
-    return [
-        result
-        for result in results
-        if isinstance(result, Perplexity | Benchmark)
-        and result.mask == str(mask)
-        and result.provenance.weights == loaded.weights
-    ]
-
-
-def layer_map(mask: Mask) -> str:
-    """The attentions and the FFNs of all layers, one sign each."""
-    lines = []
-    for kind in KINDS:
-        signs = [OFF if Unit(layer, kind) in mask else ON for layer in range(mask.depth)]
-        groups = ["".join(signs[start : start + 10]) for start in range(0, mask.depth, 10)]
-        lines.append(f"{kind:<5}{' '.join(groups)}")
-    return "\n".join(lines)
 
 
 def licence(source: Source) -> str:
@@ -206,34 +184,3 @@ def _type(choice: Choice) -> str:
 def _checked(check: Check) -> tuple[str, str, str]:
     apart = check["difference"]
     return check["what"], verdict(check), "-" if apart is None else f"{apart:.3g}"
-
-
-def _measured(results: Sequence[Result]) -> str:
-    rows: list[tuple[str, str, str]] = []
-    for result in results:
-        if isinstance(result, Perplexity):
-            # A result may come from a file that somebody else has written.
-            text = re.sub(r"[^\w.:, -]+", " ", str(result.provenance.corpus.get("name", "a text")))
-            rows.append(
-                (
-                    f"perplexity, {text}, windows of {result.length} tokens (lower is better)",
-                    f"{result.perplexity:,.3f}",
-                    f"{result.baseline['perplexity']:,.3f}" if result.baseline else "-",
-                )
-            )
-        elif isinstance(result, Benchmark):
-            rows += [
-                (
-                    f"{task.task}, {task.metric}, {task.items} items (higher is better)",
-                    f"{task.value:.3f} ± {task.stderr:.3f}",
-                    f"{task.baseline:.3f} ± {task.baseline_stderr:.3f}",
-                )
-                for task in result.tasks
-            ]
-    return _table(["measure", "this model", "source"], rows)
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    cells = ([str(cell).replace("|", r"\|").replace("\n", " ") for cell in row] for row in lines)
-    return "".join(f"| {' | '.join(row)} |\n" for row in cells)

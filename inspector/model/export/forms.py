@@ -219,6 +219,9 @@ def choose(loaded: LoadedModel, mask: Mask, name: str = AUTO) -> Choice:
         if choice.problem:
             raise ExportError(f"{name} is not possible here: {choice.problem}.")
         return choice
+    problem = _general_problem(loaded, loaded.check(mask))
+    if problem:
+        raise ExportError(f"an export is not possible here: {problem}.")
     found = [choice for choice in choices(loaded, mask) if not choice.type]
     for choice in found:
         if not choice.problem and choice.bytes < choice.source_bytes:

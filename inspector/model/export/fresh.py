@@ -26,12 +26,12 @@ NEVER = 10**9
 def passes(model: Any, ids: torch.Tensor) -> dict[str, torch.Tensor]:
     """One model's answers to ids [n, T], n at least 2 and T at least 12, each on the CPU.
 
+    The ids are where the model runs, which one with offloaded weights does not know of itself.
     `logits` [n, T, V] in one pass; `cached` the same with a cache, a prefill and then token by
     token; `chunked` the same in three pieces; `greedy` [1, t] the tokens that follow the first row;
     `padded` [3, t, V] the logits of what follows rows of different lengths, padded on the left,
     and `padded_tokens` [3, t].
     """
-    ids = ids.to(model.device)
     length = ids.shape[1]
     rows = padded_rows(ids)
     batch = ids.new_zeros((len(rows), length))
@@ -108,6 +108,7 @@ def compared(
     model: Any, ids: torch.Tensor, reference: dict[str, torch.Tensor]
 ) -> list[dict[str, Any]]:
     """The checks of a model against another's `passes`, and of its cache against no cache."""
+    ids = ids.to(model.device)
     ours = passes(model, ids)
     checks = [
         _same(name, f"{said} equal the muted model's", ours[name], reference[name])
@@ -136,8 +137,8 @@ def compared(
 @torch.no_grad()
 def _padded_alone(model: Any, ids: torch.Tensor, ours: dict[str, torch.Tensor]) -> dict[str, Any]:
     passed, apart = True, 0.0
-    for index, row in enumerate(padded_rows(ids.to(model.device))):
-        new = ours["padded_tokens"][index].to(model.device)
+    for index, row in enumerate(padded_rows(ids)):
+        new = ours["padded_tokens"][index].to(ids.device)
         whole = torch.cat([row, new])[None, :-1]
         alone = model(input_ids=whole, use_cache=False).logits[0, len(row) - 1 :].cpu()
         passed = passed and near(ours["padded"][index], alone)

@@ -11,15 +11,22 @@ from typing import Any
 
 from inspector.errors import ExportError
 from inspector.jobs import Progress, part, silent
-from inspector.model.export import card, modelling
+from inspector.model.export import card, measured, modelling
 from inspector.model.export.forms import AUTO, Choice, choose
 from inspector.model.export.llamacpp.keys import keys
 from inspector.model.export.llamacpp.reading import prove_gguf
 from inspector.model.export.llamacpp.vocabulary import KeyValue, vocabulary
 from inspector.model.export.llamacpp.writing import write_gguf
+from inspector.model.export.picture import PICTURE, picture
 from inspector.model.export.proof import Check, prove, reference, request_of
 from inspector.model.export.shards import SHARD_BYTES, write_weights
-from inspector.model.export.writing import RECIPE, check_target, put_in_place, workplace
+from inspector.model.export.writing import (
+    RECIPE,
+    check_target,
+    path_of,
+    put_in_place,
+    workplace,
+)
 from inspector.model.loaded import LoadedModel
 from inspector.model.loading import memory_available
 from inspector.model.placing import ROOM, gib
@@ -79,7 +86,7 @@ def export(
     if loaded.offloaded:
         raise ExportError("an export needs the weights in memory: load the model without offload.")
     choice = choose(loaded, mask, form)
-    folder = Path(target).expanduser().absolute()
+    folder = path_of(target)
     copies = 1 if choice.type else 2
     check_target(folder, need=copies * choice.bytes + SLACK, force=force)
     with workplace(folder) as work:
@@ -87,9 +94,10 @@ def export(
         made.mkdir()
         make = _make_gguf if choice.type else partial(_make_folder, shard_bytes=shard_bytes)
         checks = make(loaded, mask, choice, made, work, progress=part(progress, 0, 9.5, 10))
-        about = card.of_this_mask(loaded, mask, results)
+        about = measured.fitting(loaded, mask, results)
         _write(made / REPORT, _dumped(checks))
         _write(made / RECIPE, _dumped(card.recipe(loaded, mask, choice, checks, about)))
+        _write(made / PICTURE, picture(mask))
         _write(made / "README.md", card.card(loaded, mask, choice, checks, about))
         progress(9.5, 10, "writing it through to the disk")
         size = sum(file.stat().st_size for file in made.rglob("*") if file.is_file())

@@ -39,7 +39,7 @@ def reference(loaded: LoadedModel, mask: Mask) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(3, vocabulary, SHAPE, generator=generator)
     with muted(loaded, mask):
-        return {"ids": ids, **fresh.passes(loaded.model, ids)}
+        return {"ids": ids, **fresh.passes(loaded.model, ids.to(loaded.device))}
 
 
 def request_of(loaded: LoadedModel, *, own_code: bool) -> dict[str, Any]:

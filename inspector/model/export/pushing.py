@@ -16,7 +16,7 @@ def check_hub(repository: str) -> None:
     """Find out before the work whether a repository could be made: its name, and a login.
 
     Raises:
-        ExportError: a name that the hub does not take, or no login, or no network.
+        ExportError: a name that the hub does not take or that is taken, no login, or no network.
     """
     import httpx2
     import huggingface_hub as hub
@@ -25,7 +25,10 @@ def check_hub(repository: str) -> None:
 
     try:
         validate_repo_id(repository)
+        if "/" not in repository:  # whose it would be, the hub takes from the login for some calls
+            raise errors.HFValidationError
         hub.HfApi().whoami()
+        taken = hub.HfApi().repo_exists(repository)
     except errors.HFValidationError:
         raise ExportError(
             f"{repository!r} is no name of a repository: write organisation/name."
@@ -37,6 +40,8 @@ def check_hub(repository: str) -> None:
             f"the hub does not know who you are ({type(error).__name__}): check the network, "
             "then log in (hf auth login)."
         ) from None
+    if taken:
+        raise ExportError(f"{repository} is there already, and is left alone: choose another name.")
 
 
 def push(

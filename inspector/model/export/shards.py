@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import align_module_device
 from safetensors.torch import save_file
+from torch import nn
 
 from inspector.jobs import Progress, silent
 from inspector.model.export.layout import Weight, total_bytes
@@ -80,12 +80,27 @@ def _tensors(loaded: LoadedModel, weights: list[Weight], native: bool) -> Iterat
 
 
 def read(weight: Weight) -> torch.Tensor:
-    """The tensor of a weight on the CPU."""
+    """The tensor of a weight on the CPU, wherever it is kept."""
     if weight.module is None:
         return torch.zeros(weight.shape, dtype=weight.dtype)
-    with align_module_device(weight.module):  # brings back what is offloaded
-        tensor = getattr(weight.module, weight.key).detach()
-        return tensor.to("cpu").contiguous()
+    tensor = getattr(weight.module, weight.key).detach()
+    if tensor.device.type == "meta":
+        # What it was offloaded from may have another dtype than the model in use.
+        tensor = _offloaded(weight.module, weight.key).to(tensor.dtype)
+    return tensor.to("cpu").contiguous()
+
+
+def _offloaded(module: nn.Module, key: str) -> torch.Tensor:
+    """One tensor that accelerate has offloaded to memory or disk, where its hook takes it from.
+
+    The hook itself would bring all that the module has, and to the device that the model runs on.
+    """
+    hook: Any = getattr(module, "_hf_hook", None)
+    for each in getattr(hook, "hooks", (hook,)):
+        weights = getattr(each, "weights_map", None)
+        if weights is not None:
+            return weights[key]
+    raise LookupError(f"no hook brings {key} of {type(module).__name__} to its device")
 
 
 def _as_on_the_hub(

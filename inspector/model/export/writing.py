@@ -18,22 +18,37 @@ RECIPE = "recipe.json"
 WORK = ".{name}.exporting-{number}"
 
 
-def check_target(target: Path, *, need: int, force: bool) -> None:
+def path_of(target: str | Path) -> Path:
+    """The absolute path of a folder to be.
+
+    Raises:
+        ExportError: there can be none of that name.
+    """
+    try:
+        path = Path(target).expanduser()
+    except RuntimeError as error:  # of ~somebody who is not known here
+        raise ExportError(f"{str(target)!r} is in nobody's home: write the whole path.") from error
+    if path.name in ("", "..") or "\0" in str(path):
+        raise ExportError(f"{str(target)!r} is no name of a folder: choose another.")
+    return path.absolute()
+
+
+def check_target(target: Path, *, force: bool, need: int = 0) -> None:
     """Find out before the work whether a folder can be written there.
 
     Args:
-        target: the folder to be; its parent exists.
-        need: bytes that it takes on the way.
+        target: the folder to be, as from `path_of`; its parent exists.
         force: whether an earlier export may be replaced.
+        need: bytes that it takes on the way.
 
     Raises:
         ExportError: it cannot; says why and what to do.
     """
     parent = target.parent
-    if not target.name or target.name in (".", ".."):
-        raise ExportError(f"{str(target)!r} is no name of a folder: choose another.")
     if not parent.is_dir():
         raise ExportError(f"there is no folder {parent}: make it, or choose another.")
+    if (parent / RECIPE).is_file():
+        raise ExportError(f"{parent} is an export itself: choose a folder outside of it.")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise ExportError(f"the folder {parent} cannot be written to: choose another.")
     if os.path.lexists(target):

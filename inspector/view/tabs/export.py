@@ -15,6 +15,7 @@ from inspector.jobs import Progress, part
 from inspector.model.export.forms import AUTO, NAMES, Choice, choices, choose
 from inspector.model.export.making import Exported, export
 from inspector.model.export.proof import Check, verdict
+from inspector.model.export.pushing import check_hub, push
 from inspector.units import Mask
 from inspector.view.commands import command
 from inspector.view.session import Session
@@ -32,13 +33,17 @@ NAME = "pruned-model"
 
 @dataclass(frozen=True)
 class Made:
-    """A finished export; on a public server its archive, in a folder that goes when this does."""
+    """A finished export; on a public server its archive, in a folder that goes when this does.
+
+    `address` is where on the hub it is, if it was uploaded.
+    """
 
     exported: Exported
     mask: str
     line: str
     archive: Path | None = None
     holder: Any = None
+    address: str = ""
 
 
 def build(wiring: Wiring) -> None:
@@ -69,6 +74,13 @@ def build(wiring: Wiring) -> None:
             min_width=160,
             scale=0,
         )
+        repository = gr.Textbox(
+            label="Then upload to the hub",
+            placeholder="organisation/name, private; or leave it empty",
+            visible=not bench.public,
+            min_width=220,
+            elem_id="export-repository",
+        )
         go = gr.Button("Export", variant="primary", scale=0, min_width=110, elem_id="export-go")
     report = gr.Markdown(elem_id="export-report")
     line = gr.Textbox(
@@ -85,12 +97,19 @@ def build(wiring: Wiring) -> None:
     wiring.on(
         go.click,
         lambda session, *values: start(wiring, session, *values),
-        [form, target, force],
+        [form, target, force, repository],
         redraw=["status", "export"],
     )
 
 
-def start(wiring: Wiring, session: Session, form: str, target: str | None, force: bool) -> None:
+def start(
+    wiring: Wiring,
+    session: Session,
+    form: str,
+    target: str | None,
+    force: bool,
+    repository: str | None,
+) -> None:
     """Queue the export of the present mask.
 
     Raises:
@@ -100,11 +119,18 @@ def start(wiring: Wiring, session: Session, form: str, target: str | None, force
     bench, card, mask = wiring.bench, session.require_card(), session.require_mask()
     bench.require_model(session)
     choice = choose(bench.loaded, mask, form) if bench.loaded is not None else None
-    written = "" if bench.public else (target or "").strip()
+    # A public server writes where it likes, and lends nobody its login.
+    written, name = ("" if bench.public else (each or "").strip() for each in (target, repository))
     if not bench.public and not written:
         raise ExportError("name the folder to write.")
     line = command(
-        "export", card, str(mask), format=form, output=written or NAME, force=force or None
+        "export",
+        card,
+        str(mask),
+        format=form,
+        output=written or NAME,
+        force=force or None,
+        push_to_hub=name,
     )
     if bench.public and choice is not None and choice.bytes > SMALL:
         raise ExportError(
@@ -119,8 +145,13 @@ def start(wiring: Wiring, session: Session, form: str, target: str | None, force
         options: dict[str, Any] = {"form": form, "results": results}
         if bench.public:
             return download(loaded, mask, line, options, progress)
-        made = export(loaded, mask, written, force=force, progress=progress, **options)
-        return Made(made, str(mask), line)
+        if not name:
+            made = export(loaded, mask, written, force=force, progress=progress, **options)
+            return Made(made, str(mask), line)
+        check_hub(name)
+        writing, uploading = part(progress, 0, 0.8, 1), part(progress, 0.8, 0.2, 1)
+        made = export(loaded, mask, written, force=force, progress=writing, **options)
+        return Made(made, str(mask), line, address=push(made.folder, name, progress=uploading))
 
     bench.run(session, "export", "Export", work)
 
@@ -189,10 +220,11 @@ def report_text(made: Made) -> str:
     choice, form = exported.choice, exported.choice.form
     loads = "; ".join(f"{reader}: {how}" for reader, how in form.loads.items())
     checks = "\n".join(f"- {_said(check)}: {check['what']}." for check in exported.checks)
+    uploaded = f"\nUploaded to {made.address}, private.\n" if made.address else ""
     return (
         f"### Exported as `{choice.name}`\n"
         f"{megabytes(exported.bytes)} with everything, {choice.saved:.1%} less weights than "
-        f"the source, without `{made.mask}`. {loads}.\n\n{checks}\n"
+        f"the source, without `{made.mask}`. {loads}.\n\n{checks}\n{uploaded}"
     )
 
 

@@ -167,7 +167,7 @@ def test_a_finished_export(tmp_path: Path) -> None:
     mask = loaded.mask("0.attn,2")
     made = export(loaded, mask, tmp_path / "out", form="gguf:q8_0")
     names = {file.name for file in made.folder.iterdir()}
-    assert names == {"README.md", "model.gguf", "proof.json", "recipe.json"}
+    assert names == {"README.md", "layers.svg", "model.gguf", "proof.json", "recipe.json"}
     verdicts = {check["name"]: check["passed"] for check in made.checks}
     assert verdicts == {
         "key-values": True,

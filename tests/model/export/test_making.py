@@ -16,7 +16,6 @@ from inspector.model.loaded import LoadedModel
 from inspector.model.loading import load
 from inspector.model.sources import BUNDLED, Source
 from inspector.results.checks import Perplexity
-from inspector.units import Mask
 from tests import plain
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_proof")
@@ -92,11 +91,6 @@ def test_licences(tmp_path: Path, hub: Any) -> None:
     assert of("hub", "someone/something") == "unknown"
     hub.lookup_error = OSError("no network")
     assert of("hub", "someone/something") == "unknown"
-
-
-def test_the_map_of_a_deep_model() -> None:
-    drawn = card.layer_map(Mask.parse("0.attn,9-10,21.ffn", 22))
-    assert drawn == "attn .########. .######### ##\nffn  #########. .######### #."
 
 
 def test_a_name_is_no_markdown_and_no_yaml(loaded: LoadedModel, tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ def test_a_whole_export(made: Exported, loaded: LoadedModel) -> None:
         "README.md",
         "config.json",
         "generation_config.json",
+        "layers.svg",
         "model.safetensors",
         "modeling_pruned_llama.py",
         "proof.json",
@@ -76,7 +77,7 @@ def test_the_recipe_and_the_card(made: Exported, loaded: LoadedModel) -> None:
     assert recipe["checks"] == made.checks
     assert set(recipe["versions"]) == {"inspector", "torch", "transformers"}
     card = (made.folder / "README.md").read_text(encoding="utf-8")
-    assert "attn .##.\nffn  #.#." in card
+    assert f"![Layer map of 4 layers, attention above FFN. Removed: {TEXT}](layers.svg)" in card
     assert "trust_remote_code=True" in card
     assert str(made.folder.parent) not in card + json.dumps(recipe)
 

@@ -34,6 +34,10 @@ class Hub:
         self._may("whoami")
         return {"name": "someone"}
 
+    def repo_exists(self, _: Any, name: str) -> bool:
+        self._may("repo_exists")
+        return name in self.repositories
+
     def create_repo(self, _: Any, name: str, *, private: bool, exist_ok: bool) -> str:
         self._may("create_repo")
         if name in self.repositories and not exist_ok:
@@ -62,7 +66,7 @@ def http_error(status: int) -> errors.HfHubHTTPError:
 def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
     hub = Hub()
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    for name in ("whoami", "create_repo", "upload_folder", "delete_repo"):
+    for name in ("whoami", "repo_exists", "create_repo", "upload_folder", "delete_repo"):
         call = getattr(hub, name)
         monkeypatch.setattr(
             huggingface_hub.HfApi,
@@ -131,9 +135,12 @@ def test_what_cannot_be_removed_is_said(hub: Hub, folder: Path) -> None:
 
 def test_the_check_beforehand(hub: Hub) -> None:
     check_hub("someone/model")
-    for name in ("a/b/c", "some one/model", "", "x" * 200):
+    for name in ("a/b/c", "some one/model", "", "x" * 200, "model"):
         with pytest.raises(ExportError, match="is no name of a repository"):
             check_hub(name)
+    hub.repositories["someone/model"] = {"private": False, "files": ["theirs"]}
+    with pytest.raises(ExportError, match="someone/model is there already, and is left alone"):
+        check_hub("someone/model")
     hub.failing["whoami"] = errors.LocalTokenNotFoundError("none")
     with pytest.raises(ExportError, match=r"no login for the hub: log in \(hf auth login\)"):
         check_hub("someone/model")
@@ -149,7 +156,7 @@ def test_on_the_command_line(
     monkeypatch.setattr(making, "prove", lambda *_, **__: [])
     argv = ["export", "tiny:llama", "--mask", "2", "--push-to-hub", "someone/model"]
     assert main(argv) == 2
-    assert "name a folder with -o as well" in capsys.readouterr().err
+    assert "or leave out --push-to-hub: it is what is uploaded" in capsys.readouterr().err
     argv += ["-o", str(tmp_path / "out")]
     hub.failing["upload_folder"] = http_error(500)
     assert main(argv) == 2
@@ -158,6 +165,8 @@ def test_on_the_command_line(
     assert TOKEN not in said.err + said.out
     assert (tmp_path / "out" / "recipe.json").is_file()
     hub.failing.clear()
+    assert main(["export", "tiny:llama", "--mask", "2", "--public"]) == 2
+    assert "--public is for a repository" in capsys.readouterr().err
     assert main([*argv, "--force", "--public"]) == 0
     assert "uploaded to https://huggingface.co/someone/model" in capsys.readouterr().out
     assert hub.repositories["someone/model"]["private"] is False

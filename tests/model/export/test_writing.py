@@ -46,6 +46,8 @@ def test_an_export_leaves_its_folder_and_nothing_else(loaded: LoadedModel, tmp_p
     assert there(tmp_path) == ["out"]
     assert made.folder == tmp_path / "out"
     assert made.bytes == sum(file.stat().st_size for file in made.folder.iterdir())
+    with pytest.raises(ExportError, match="is an export itself: choose a folder outside of it"):
+        export(loaded, loaded.mask("0.attn"), made.folder / "inner")
 
 
 @pytest.mark.usefixtures("no_proof")
@@ -89,7 +91,7 @@ def test_what_cannot_be_written_is_said_before_the_work(
     with pytest.raises(ExportError, match="there is no folder"):
         export(loaded, mask, tmp_path / "no" / "out")
     for name in ("", "/", ".."):
-        with pytest.raises(ExportError, match=r"is no name of a folder|is there already"):
+        with pytest.raises(ExportError, match="is no name of a folder"):
             export(loaded, mask, tmp_path / name if name == ".." else name)
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(ExportError, match="cannot be written to"):
