@@ -23,7 +23,7 @@ from inspector.view import runs
 from inspector.view.card import Card
 from inspector.view.figures import figures_of
 from inspector.view.session import Session
-from inspector.view.tabs import compared
+from inspector.view.tabs import compared, cut_off
 from inspector.view.wiring import Wiring
 
 RECORDED = "recorded: SmolLM2 pruned by FinerCut"
@@ -63,6 +63,7 @@ def build(wiring: Wiring) -> None:
         elem_id="run-command",
     )
 
+    cut_off.build(wiring)
     several = compared.build(wiring, lambda session, run: find(wiring, session, run))
 
     def choices(session: Session) -> list[str]:
