@@ -88,6 +88,7 @@ class Session:
     closed: bool = False
     changed: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SECTIONS, 1))
     shown: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SECTIONS, 0))
+    sized: tuple[Any, ...] = ()  # what the sidebar was last asked the size of
     last_status: tuple[str, bool] | None = None
     server: int = 0  # the server's load that this page has last been told of
     lock: threading.RLock = field(default_factory=threading.RLock)
