@@ -253,7 +253,9 @@ def test_an_uploaded_run_that_cannot_be_drawn_is_refused_and_changes_nothing(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"\xff\xfe", "no text"),
+        (b"\xff\xfe", "no text in UTF-8"),
+        (b"", "is empty"),
+        (b"\xef\xbb\xbf \n", "is empty"),
         (b"{", "of no known form"),
         (b"[" * 200_000, "of no known form"),
         (b"[]", "of no known form"),
@@ -281,7 +283,7 @@ def test_an_uploaded_file_that_is_too_large_is_not_read(
     monkeypatch.setattr("inspector.view.tabs.runs.MAX_BYTES", 99)
     with pytest.raises(ResultError, match="larger than 50 MB"):
         read(str(file), card)
-    with pytest.raises(ResultError, match="not a saved run"):
+    with pytest.raises(ResultError, match="cannot be read"):
         read(str(tmp_path / "gone.json"), card)
 
 

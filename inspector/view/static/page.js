@@ -4,12 +4,15 @@
   const open = document.querySelector('.sidebar.open .toggle-button');
   if (open && window.innerWidth < 769) open.click();
 
-  // A file that is dropped anywhere on the page is opened as by the button of the Runs tab. Left to
-  // itself, the browser would leave the page for the file.
+  // Gradio 6.31 opens a list anew at the very Tab that leaves it, and there it stays.
+  window.addEventListener('keydown', event => {
+    const inList = event.target.getAttribute?.('role') === 'combobox';
+    if (event.key === 'Tab' && inList) event.stopPropagation();
+  }, true);
+
+  // Files that are dropped anywhere are opened as by the button of the Runs tab. Left to itself, the
+  // browser would leave the page for them.
   const hasFiles = event => Array.from(event.dataTransfer?.types || []).includes('Files');
-  const input = () => document.querySelector('input[type=file]#run-upload, #run-upload input[type=file]');
-  const tab = () => Array.from(document.querySelectorAll('#tabs [role=tab], #tabs .overflow-dropdown button'))
-    .find(each => each.textContent.trim() === 'Runs');
   const mark = on => document.body.classList.toggle('dropping', on);
   window.addEventListener('dragover', event => {
     if (!hasFiles(event)) return;
@@ -21,16 +24,22 @@
     if (!hasFiles(event)) return;
     event.preventDefault();
     mark(false);
-    const dropped = event.dataTransfer.files;
-    const give = left => {
-      if (input()) {
-        input().files = dropped;
-        input().dispatchEvent(new Event('change', {bubbles: true}));
-      } else if (left) {
-        if (left === 20) tab()?.click();  // a tab's parts are made when it is first opened
-        setTimeout(give, 100, left - 1);
-      }
-    };
-    give(20);
+    give(event.dataTransfer.files, 50);
   });
+
+  function give(files, tries) {
+    const input = document.getElementById('run-upload')?.previousElementSibling;
+    if (input?.type === 'file') {
+      input.files = files;
+      input.dispatchEvent(new Event('change', {bubbles: true}));
+    } else if (tries) {  // the parts of a tab are made once it is opened
+      if (tries === 50) runs()?.click();
+      setTimeout(give, 100, files, tries - 1);
+    }
+  }
+
+  function runs() {
+    const tabs = document.querySelectorAll('#tabs [role=tab], #tabs .overflow-dropdown button');
+    return Array.from(tabs).find(each => each.textContent.trim() === 'Runs');
+  }
 }

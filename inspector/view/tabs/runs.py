@@ -45,7 +45,9 @@ def build(wiring: Wiring) -> None:
         "llama.cpp. A mask goes on the layer map; an opened run stays in the lists below."
     )
     with gr.Row(equal_height=True):
-        name = gr.Dropdown([RECORDED], value=RECORDED, label="Runs", scale=3, elem_id="run")
+        name = gr.Dropdown(
+            [RECORDED], value=RECORDED, label="Runs", scale=3, min_width=260, elem_id="run"
+        )
         view = gr.Button("Open", variant="primary", scale=0, min_width=90, elem_id="run-open")
         fetch = gr.Button("Download", scale=0, min_width=110, elem_id="run-download")
         delete = gr.Button("Delete", scale=0, min_width=90, elem_id="run-delete")
@@ -194,8 +196,12 @@ def read(path: str, card: Card) -> Result | Mask:
         if file.stat().st_size > MAX_BYTES:
             raise ResultError("this file is larger than 50 MB: it is no run of this program.")
         text = file.read_text(encoding="utf-8-sig")
-    except (ValueError, OSError) as error:
-        raise ResultError(f"this file is not a saved run, and no text: {error}.") from error
+    except ValueError as error:
+        raise ResultError("this file is no text in UTF-8: choose another one.") from error
+    except OSError as error:
+        raise ResultError(f"this file cannot be read: {error.strerror}.") from error
+    if not text.strip():
+        raise ResultError("this file is empty: choose another one.")
     data = own(text)
     if data is not None:
         return from_json(data)
