@@ -35,11 +35,17 @@ def build(wiring: Wiring, find: Find) -> gr.Dropdown:
     gr.Markdown(ABOUT)
     with gr.Row(equal_height=True):
         names = gr.Dropdown(
-            [], value=[], multiselect=True, label="Pruning runs", scale=3, elem_id="compared-runs"
+            [],
+            value=[],
+            multiselect=True,
+            label="Pruning runs",
+            scale=3,
+            min_width=260,
+            elem_id="compared-runs",
         )
         at = gr.Textbox(
-            label="Agreement at parameters removed",
-            placeholder="10%; the most that all reach",
+            label="Tables at, % removed",
+            placeholder="as far as all go",
             min_width=190,
             elem_id="compared-at",
         )

@@ -20,7 +20,12 @@ def build(wiring: Wiring) -> None:
     """Build it into the tab that is open, and wire it; nothing is seen of it without such a run."""
     with gr.Row(equal_height=True, visible=False, elem_id="cut-off") as row:
         name = gr.Dropdown(
-            [], label="Pruning runs that were cut off", info=INFO, scale=3, elem_id="cut-off-run"
+            [],
+            label="Pruning runs that were cut off",
+            info=INFO,
+            scale=3,
+            min_width=260,
+            elem_id="cut-off-run",
         )
         more = gr.Button("Go on", variant="primary", scale=0, min_width=90, elem_id="cut-off-go")
         delete = gr.Button("Delete", scale=0, min_width=90, elem_id="cut-off-delete")
