@@ -23,11 +23,8 @@ POLL_SECONDS = 0.5
 FIRST = ("status", "map", "mask", "live", "model")
 """The sections that are drawn first when a page opens: those that clicks change, and small ones."""
 TITLE = "Layer inspector"
-CLOSE_ON_PHONES = """() => {
-  const open = document.querySelector('.sidebar.open .toggle-button');
-  if (open && window.innerWidth < 769) open.click();
-}"""
-"""An open sidebar would cover the whole of a phone's screen."""
+ON_OPENING = Path(__file__).resolve().parent / "static" / "page.js"
+"""What the browser does once: make room on a phone, and take files that are dropped."""
 
 TAB_ID = """() => {
   let id = sessionStorage.getItem('layer-inspector');
@@ -181,7 +178,7 @@ def serve(
         footer_links=[],
         prevent_thread_lock=True,
         ssr_mode=False,
-        js=CLOSE_ON_PHONES,
+        js=ON_OPENING.read_text(encoding="utf-8"),
         enable_monitoring=False,
     )
     if block:

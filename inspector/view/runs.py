@@ -36,16 +36,20 @@ def folder() -> Path:
 def keep(result: Result) -> str:
     """Save a result under a name made of its time, kind and model; the name."""
     made = result.provenance
-    stamp = made.created.replace(":", "").replace("+0000", "").replace("-", "")
-    what = getattr(result, "method", result.kind)
-    name = f"{stamp}-{what}-{made.source.rpartition('/')[2]}"
-    name = _UNSAFE.sub("-", name)[:LONGEST].strip("-.")
-    path, number = folder() / f"{name}.json", 1
-    while path.exists():
+    name = free_name(made.created, getattr(result, "method", result.kind), made.source)
+    save(result, folder() / f"{name}.json")
+    return name
+
+
+def free_name(created: str, what: str, source: str, *, suffix: str = ".json") -> str:
+    """A name in the run folder that no file with this suffix has: time (ISO), what, and model."""
+    stamp = created.replace(":", "").replace("+0000", "").replace("-", "")
+    first = _UNSAFE.sub("-", f"{stamp}-{what}-{source.rpartition('/')[2]}")[:LONGEST].strip("-.")
+    name, number = first, 1
+    while (folder() / f"{name}{suffix}").exists():
         number += 1
-        path = folder() / f"{name}-{number}.json"
-    save(result, path)
-    return path.stem
+        name = f"{first}-{number}"
+    return name
 
 
 def forget(kept: Iterable[str]) -> None:
@@ -54,9 +58,19 @@ def forget(kept: Iterable[str]) -> None:
         (folder() / f"{name}.json").unlink(missing_ok=True)
 
 
-def names() -> list[str]:
-    """The saved runs, the newest first."""
-    return sorted((path.stem for path in folder().glob("*.json")), reverse=True)
+def names(*, kind: str = "") -> list[str]:
+    """The saved runs, the newest first; only those of a kind of result, where one is given."""
+    found = [path for path in folder().glob("*.json") if not kind or _is_of(path, kind)]
+    return sorted((path.stem for path in found), reverse=True)
+
+
+def _is_of(path: Path, kind: str) -> bool:
+    """Whether a saved result is of this kind, by its first bytes: `Result.to_json` begins so."""
+    try:
+        with path.open("rb") as file:
+            return f'"kind": "{kind}"'.encode() in file.read(100)
+    except OSError:
+        return False
 
 
 def open_run(name: str) -> Result:

@@ -17,8 +17,8 @@ from inspector.results.trajectory import Trajectory
 from inspector.units import Mask
 from inspector.view.card import Card
 
-UNDO, HISTORY = 200, 200
-"""The most masks and rows of the history that are kept."""
+UNDO, HISTORY, UPLOADED = 200, 200, 20
+"""The most masks, rows of the history and uploaded pruning runs that are kept."""
 SECTIONS = (
     "map",
     "mask",
@@ -41,6 +41,7 @@ KEPT = (
     "done",
     "colour",
     "results",
+    "uploaded",
     "step",
     "history",
     "baselines",
@@ -70,6 +71,7 @@ class Session:
     done: list[Mask] = field(default_factory=list)
     colour: str = ""
     results: dict[str, Result] = field(default_factory=dict)
+    uploaded: dict[str, Trajectory] = field(default_factory=dict)  # by the name it is listed under
     step: int | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
     live: dict[str, Any] = field(default_factory=dict)
@@ -86,6 +88,7 @@ class Session:
     closed: bool = False
     changed: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SECTIONS, 1))
     shown: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SECTIONS, 0))
+    sized: tuple[Any, ...] = ()  # what the sidebar was last asked the size of
     last_status: tuple[str, bool] | None = None
     server: int = 0  # the server's load that this page has last been told of
     lock: threading.RLock = field(default_factory=threading.RLock)
@@ -153,6 +156,24 @@ class Session:
         self.card, self.generation = card, generation
         self.errors = {}
         self.touch(*SECTIONS)
+
+    def add_upload(self, name: str, run: Trajectory) -> None:
+        """List an uploaded pruning run beside the saved ones, for as long as the page is kept.
+
+        The same order is listed once; another one of that name gets a number. The oldest goes
+        when there are too many.
+        """
+
+        def order(of: Trajectory) -> list[Any]:
+            return [of.method, *((step.mask, str(step.perplexity)) for step in of.steps)]
+
+        listed, number = name, 1
+        while listed in self.uploaded and order(self.uploaded[listed]) != order(run):
+            number += 1
+            listed = f"{name} ({number})"
+        others = [each for each in self.uploaded.items() if each[0] != listed]
+        self.uploaded = dict([*others, (listed, run)][-UPLOADED:])
+        self.touch("runs")
 
     def inherit(self, before: Session) -> None:
         """Take over what a page of the same browser tab held before it was reloaded."""

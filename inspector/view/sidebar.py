@@ -36,7 +36,7 @@ class Sidebar:
     where: list[Any]
     offer: Callable[[], Any]
     size: Any
-    sized: Callable[..., str]
+    sized: Callable[..., Any]
     now: Any
     corpus: Any
     samples: Any
@@ -111,13 +111,18 @@ def build(wiring: Wiring) -> Sidebar:
 
     wiring.section("model", [now], lambda session: [_now(session, bench.generation)])
 
-    def sized(request: gr.Request, text: str, where: str, kind: str) -> str:
+    def sized(request: gr.Request, text: str, where: str, kind: str) -> Any:
         """The size from the config alone, before any weights are read."""
+        session = bench.session(request)
+        session.sized = asked = (text, where, kind)
         try:
             found = size_of(bench.source(text or ""), device=where, dtype=kind, freed=bench.loaded)
+            words, bad = str(found), not found.fits
         except InspectorError as error:
-            return f'<p class="note bad">{escape(str(error))}</p>'
-        return f'<p class="note{"" if found.fits else " bad"}">{escape(str(found))}</p>'
+            words, bad = str(error), True
+        if session.sized is not asked:  # it took long, and another has been asked for meanwhile
+            return gr.skip()
+        return f'<p class="note{" bad" if bad else ""}">{escape(words)}</p>'
 
     where = [source, device, dtype]
     for each in where:

@@ -365,9 +365,10 @@ class Workbench:
         if bundled_file() is not None:
             threading.Thread(target=size_of, args=(BUNDLED,), daemon=True).start()
 
-    def saved(self, session: Session) -> list[str]:
-        """The runs that this page may see, the newest first."""
-        return [name for name in runs.names() if not self.public or name in session.own_runs]
+    def saved(self, session: Session, *, kind: str = "") -> list[str]:
+        """The runs that this page may see, the newest first; of one kind of result, or all."""
+        found = runs.names(kind=kind)
+        return [name for name in found if not self.public or name in session.own_runs]
 
 
 def _with_command(result: Any, command: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -44,3 +45,27 @@ def visit(chromium: Any, address: str) -> Iterator[Any]:
     yield open_page
     for context in contexts:
         context.close()
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Iterator[Any]:
+    """A served workbench with the tiny model; its address is in `bench.url`."""
+    monkeypatch.setenv("INSPECTOR_RUNS", str(tmp_path))
+    from inspector.view import page
+    from inspector.view.workbench import Workbench
+
+    made: list[Workbench] = []
+
+    class Known(Workbench):
+        def __init__(self, **more: Any) -> None:
+            super().__init__(**more)
+            made.append(self)
+
+    monkeypatch.setattr(page, "Workbench", Known)
+    served, url = page.serve(port=None, block=False)
+    found: Any = made[0]
+    request: Any = SimpleNamespace(session_hash="loader")
+    assert found.load(found.session(request), "tiny:llama", "cpu", "fp32").wait(60)
+    found.url = url
+    yield found
+    served.close()

@@ -2,43 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from inspector.results.base import Provenance
 from inspector.results.checks import Perplexity
-from inspector.view import outcomes, page
+from inspector.view import outcomes
 from inspector.view.session import Session
-from inspector.view.workbench import Workbench
 
 pytestmark = pytest.mark.browser
 
 VALUES = {"1.attn": 1234.5, "2.ffn": 99.0, "0-1": 310.0}
 UNTOUCHED = 95.0
-
-
-@pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Iterator[Workbench]:
-    """A served workbench with the tiny model; its address is in `bench.url`."""
-    monkeypatch.setenv("INSPECTOR_RUNS", str(tmp_path))
-    made: list[Workbench] = []
-
-    class Known(Workbench):
-        def __init__(self, **more: Any) -> None:
-            super().__init__(**more)
-            made.append(self)
-
-    monkeypatch.setattr(page, "Workbench", Known)
-    served, url = page.serve(port=None, block=False)
-    found: Any = made[0]
-    request: Any = SimpleNamespace(session_hash="loader")
-    assert found.load(found.session(request), "tiny:llama", "cpu", "fp32").wait(60)
-    found.url = url
-    yield found
-    served.close()
 
 
 def noted(session: Session) -> None:

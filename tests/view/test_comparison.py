@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -26,7 +27,9 @@ from inspector.results.trajectory import Step, Trajectory
 from inspector.units import Mask, all_units
 from inspector.view import runs
 from inspector.view.figures.comparison import COLOURS, comparison
-from inspector.view.tabs.runs import RECORDED
+from inspector.view.session import UPLOADED
+from inspector.view.tabs.runs import RECORDED, open_file
+from inspector.view.wiring import Wiring
 from tests.view.conftest import Pages, request
 
 DEPTH, WHOLE = 4, 1000
@@ -372,8 +375,64 @@ def test_on_a_public_server_only_the_pages_own_runs_are_compared(pages: Pages) -
     assert pages.fire("compared-go", "click", names, "")[0].data
 
 
-def test_saved_runs_are_offered(pages: Pages) -> None:
+def test_too_many_runs_are_not_cut_short_in_silence(pages: Pages) -> None:
+    with pytest.raises(gr.Error, match=r"42 runs .* 40 is the most .* take 2 out"):
+        pages.fire("compared-go", "click", [RECORDED] * 42, "")
+
+
+def test_uploaded_runs_are_compared_with_saved_ones(pages: Pages, tmp_path: Path) -> None:
+    session, wiring = pages.bench.session(request("a")), Wiring(pages.bench)
+    (saved,) = keep_all([ONE])
+    file = tmp_path / "their run.json"
+    file.write_text(TWO.dumps())
+    open_file(wiring, session, str(file))
+    open_file(wiring, session, str(file))  # the same again is the same
+    file.write_text(RANDOM[0].dumps())
+    open_file(wiring, session, str(file))
+    names = list(session.uploaded)
+    assert names == ["file: their run.json", "file: their run.json (2)"]
+    updates = pages.fire("run-open", "click", RECORDED)
+    offered = [update["choices"] for update in updates if "choices" in (update or {})]
+    assert [RECORDED, *reversed(names), saved] in offered
+    found = pages.fire("compared-go", "click", [saved, *names], "")
+    assert [line.name for line in found[0].data] == [
+        line.label for line in compare([ONE, TWO, RANDOM[0]]).lines
+    ]
+    assert runs.names() == [saved]  # nothing was written
+    path = Path(pages.fire("run-download", "click", names[0])["value"])
+    assert path.name == "their run.json" and path.read_text() == TWO.dumps()
+    pages.fire("run-delete", "click", names[0])
+    assert list(session.uploaded) == names[1:] and runs.names() == [saved]
+    other = pages.bench.session(request("b"))
+    assert not other.uploaded  # another page's
+    other.inherit(session)
+    assert list(other.uploaded) == names[1:]
+
+
+def test_an_order_of_another_tool_is_compared_with_a_run(
+    ready_pages: Pages, tiny: LoadedModel, text: Windows, tmp_path: Path
+) -> None:
+    session = ready_pages.bench.session(request("a"))
+    name = runs.keep(prune(tiny, text, tiny.empty(), method="finercut", remove=2))
+    file = tmp_path / "order.json"
+    file.write_text('{"1": [["mlp", 2]], "2": [["mha", 1], ["mlp", 2]]}')
+    open_file(Wiring(ready_pages.bench), session, str(file))
+    found = ready_pages.fire("compared-go", "click", [name, "file: order.json"], "")
+    assert found[0] is not None and len(found[2]["value"]) == 2
+
+
+def test_only_so_many_uploaded_runs_are_kept(pages: Pages) -> None:
+    session = pages.bench.session(request("a"))
+    for number in range(UPLOADED + 1):
+        session.add_upload(f"file: {number}", ONE)
+    assert list(session.uploaded) == [f"file: {number}" for number in range(1, UPLOADED + 1)]
+
+
+def test_saved_pruning_runs_are_offered(pages: Pages, measured: dict[str, Any]) -> None:
     names = keep_all([ONE, TWO])
+    (runs.folder() / "empty.json").write_text("")
+    for kind in ("sweep", "similarity"):
+        runs.keep(measured[kind])
     updates = pages.fire("run-open", "click", RECORDED)
     offered = [update["choices"] for update in updates if "choices" in (update or {})]
     assert [RECORDED, *sorted(names, reverse=True)] in offered

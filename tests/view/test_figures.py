@@ -340,6 +340,23 @@ def test_sweep_marks_the_safest_and_the_muted():
     assert [row["rank"] for row in rows_of(figure) if row["unit"] == "0.ffn"] == ["1"]
 
 
+@pytest.mark.parametrize(
+    ("off", "cheap"), [("0.attn", "attn"), ("0.ffn", "ffn"), ("3.ffn", "attn")]
+)
+def test_sweep_explains_its_marks_wherever_they_stand(off: str, cheap: str):
+    result = scores(6, mask=off)
+    values = {unit: float(not unit.endswith(cheap)) for unit in result.scores}
+    figure = sweep(replace(result, scores=values))
+    for name in ("safest to remove next", "muted already"):
+        # Plotly leaves a trace without points out of the legend.
+        shown = [
+            trace
+            for trace in traces(figure, "scatter")
+            if trace.name == name and trace.showlegend and len(trace.x)
+        ]
+        assert len(shown) == 1, name
+
+
 def test_sweep_keeps_a_zero_line_for_costs_below_zero():
     figure = sweep(scores(6))
     assert layout_of(figure).yaxis.range[0] < 0 < layout_of(figure).yaxis.range[1]

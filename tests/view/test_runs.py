@@ -253,7 +253,9 @@ def test_an_uploaded_run_that_cannot_be_drawn_is_refused_and_changes_nothing(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"\xff\xfe", "no text"),
+        (b"\xff\xfe", "no text in UTF-8"),
+        (b"", "is empty"),
+        (b"\xef\xbb\xbf \n", "is empty"),
         (b"{", "of no known form"),
         (b"[" * 200_000, "of no known form"),
         (b"[]", "of no known form"),
@@ -281,7 +283,7 @@ def test_an_uploaded_file_that_is_too_large_is_not_read(
     monkeypatch.setattr("inspector.view.tabs.runs.MAX_BYTES", 99)
     with pytest.raises(ResultError, match="larger than 50 MB"):
         read(str(file), card)
-    with pytest.raises(ResultError, match="not a saved run"):
+    with pytest.raises(ResultError, match="cannot be read"):
         read(str(tmp_path / "gone.json"), card)
 
 
@@ -306,7 +308,7 @@ def test_an_order_of_another_tool_opens_as_a_run_with_the_models_sizes(
     file = tmp_path / "order.json"
     file.write_text('{"1": [["mlp", 2]], "2": [["mha", 1], ["mlp", 2]]}')
     block = pages.component(gr.UploadButton, elem_id="run-upload")
-    pages.handler(block, "upload")(request("a"), str(file))
+    pages.handler(block, "upload")(request("a"), [str(file)])
     run = session.trajectory
     assert run is not None and run is session.results["opened"]
     assert run.removed == ["2.ffn", "1.attn"] and session.require_mask() == Mask(4)
@@ -336,7 +338,7 @@ def test_a_mask_of_another_tool_goes_on_the_map(
     (tmp_path / name).write_text(content)
     block = pages.component(gr.UploadButton, elem_id="run-upload")
     assert {f".{name.rpartition('.')[2]}"} <= set(block.file_types)
-    pages.handler(block, "upload")(request("a"), str(tmp_path / name))
+    pages.handler(block, "upload")(request("a"), [str(tmp_path / name)])
     assert session.require_mask() == Mask.parse(expected, 4)
     assert session.results == before
     session.undo()
@@ -361,5 +363,5 @@ def test_a_file_that_does_not_fit_the_model_is_one_sentence(
     (tmp_path / "x.txt").write_text(content)
     block = pages.component(gr.UploadButton, elem_id="run-upload")
     with pytest.raises(gr.Error, match=f"(?i){message}"):
-        pages.handler(block, "upload")(request("a"), str(tmp_path / "x.txt"))
+        pages.handler(block, "upload")(request("a"), [str(tmp_path / "x.txt")])
     assert session.require_mask() == Mask(4)

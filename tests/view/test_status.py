@@ -128,7 +128,7 @@ def test_rows_say_what_was_off_and_what_it_saves(
     assert old == ["1.attn,2", 3, 12345.678, *left]  # numbers, so that they sort as such
     assert untouched == ["nothing", 0, 300.25, tiny.parameters, tiny.kv_bytes_left(tiny.empty())]
     shown = table["metadata"]["display_value"]
-    assert shown[0] == ["1.attn,2", "3", "1.235e+04", *(f"{each:,}" for each in left)]
+    assert shown[0] == ["1.attn,2", "3", "12,346", *(f"{each:,}" for each in left)]
     assert shown[1][2] == "300.2"
 
 

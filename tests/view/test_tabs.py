@@ -15,7 +15,7 @@ from inspector.measure.pace import Pace
 from inspector.results.base import Result
 from inspector.results.checks import Benchmark, Continuation, Generation, TaskScore
 from inspector.units import Mask
-from inspector.view import outcomes
+from inspector.view import outcomes, sidebar
 from inspector.view.session import Session
 from inspector.view.side_by_side import side_by_side
 from inspector.view.status import active
@@ -613,3 +613,22 @@ def test_a_form_that_cannot_run_is_said_beside_the_method(
 def test_an_unknown_method_is_refused(paced: Wiring, session: Session):
     with pytest.raises(ResultError, match="unknown method"):
         pruning.estimate(paced, session, {**FORM, "method": "x"}, *TEXT)
+
+
+def test_the_size_of_a_model_chosen_since_is_not_overwritten(
+    ready_pages: Pages, session: Session, monkeypatch: pytest.MonkeyPatch
+):
+    block = ready_pages.component(gr.Dropdown, elem_id="source")
+    sized = ready_pages.handler(block, "change")
+    assert "4 layers" in sized(request("a"), "tiny:llama", "cpu", "fp32")
+    real, answers = sidebar.size_of, []
+
+    def slow(text: str, **more: Any) -> Any:
+        monkeypatch.setattr(sidebar, "size_of", real)
+        answers.append(sized(request("a"), "tiny:llama", "cpu", "bf16"))
+        return real(text, **more)
+
+    monkeypatch.setattr(sidebar, "size_of", slow)
+    late = sized(request("a"), "tiny:gemma2", "cpu", "fp32")
+    assert "bfloat16" in answers[0] and late == gr.skip()
+    assert 'class="note bad"' in sized(request("a"), "tiny:nothing", "cpu", "fp32")

@@ -16,6 +16,7 @@ from inspector.view.figures.style import (
     about,
     csv_text,
     in_words,
+    kinds_of,
     metric_words,
     number,
     sentence,
@@ -44,10 +45,9 @@ def sweep(scores: Scores) -> go.Figure:
     best = safest(scores)
     muted = [str(unit) for unit in Mask.parse(scores.mask, scores.depth)]
     for row, kind in enumerate(kinds, start=1):
-        first = row == 1
-        figure.add_trace(_ranks(scores, best, kind, first, scale.high), row=row, col=1)
+        figure.add_trace(_ranks(scores, best, kind, _leads(best, kind), scale.high), row=row, col=1)
         if muted:
-            figure.add_trace(_crosses(muted, kind, first), row=row, col=1)
+            figure.add_trace(_crosses(muted, kind, _leads(muted, kind)), row=row, col=1)
     cut = "; the scale stops short of the greatest" if scale.clipped else ""
     done = f"{scores.windows_done} of {scores.windows} windows"
     state = "" if scores.complete else f"Preliminary: {done} measured. "
@@ -66,6 +66,14 @@ def sweep(scores: Scores) -> go.Figure:
         plot_height=320,
         legend=1 + bool(muted),
     )
+
+
+def _leads(units: list[str], kind: str) -> bool:
+    """Whether this kind's panel is the first that has one of the units.
+
+    Its points stand for all in the legend, where plotly leaves out a trace without any.
+    """
+    return kinds_of(units)[0] == kind
 
 
 def _ranks(scores: Scores, best: list[str], kind: str, first: bool, high: float) -> go.Scatter:

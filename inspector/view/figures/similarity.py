@@ -90,9 +90,8 @@ def angular(similarity: Similarity, *, tokens: str = "last", rescaled: bool = Fa
         for start in range(depth - n + 1)
     )
     figure.update_xaxes(title_text="first layer of the window, l", **layer_axis(depth))
-    figure.update_yaxes(
-        title_text="layers in the window, n", range=[0.5, depth + 0.5], nticks=12, showgrid=False
-    )
+    counts = {**layer_axis(depth), "range": [0.5, depth + 0.5]}  # whole numbers, as for layers
+    figure.update_yaxes(title_text="layers in the window, n", **counts)
     return sheet(
         figure,
         name=f"angular_{tokens}{'_rescaled' if rescaled else ''}",

@@ -24,7 +24,7 @@ function fitting() {
   if (width <= 0) return depth();  // in a hidden tab: laid out anew once it is shown
   const narrow = width < 560;
   root.classList.toggle('ig-narrow', narrow);
-  const room = Math.floor((width - (narrow ? 58 : 70)) / (SMALLEST + GAP));
+  const room = Math.floor((width - (narrow ? 66 : 70)) / (SMALLEST + GAP));
   const most = Math.max(1, Math.min(room, depth()));
   const bands = Math.ceil(depth() / most);
   return Math.ceil(depth() / bands);

@@ -104,6 +104,12 @@ function dress(width, look) {
   for (const note of layout.annotations || []) {
     if (note.name === 'bar' && narrow) note.xshift = 6 - margin.l;
   }
+  if (narrow) {
+    const across = axes(layout).filter(name => name[0] === 'x');
+    const more = 16 * Math.max(...across.map(name => squeeze(layout[name], margin, room)), 0);
+    margin.b += more;
+    layout.height += more;
+  }
   if (TOUCH) layout.dragmode = false;  // a finger on the figure scrolls the page
   layout.font = {...layout.font, color: look.soft, family: getComputedStyle(root).fontFamily};
   layout.hoverlabel = {
@@ -112,6 +118,24 @@ function dress(width, look) {
   };
   for (const name of axes(layout)) layout[name].color = look.soft;
   return layout;
+}
+
+// On a narrow figure, names under the axis that would overlap are thinned out, and a title that
+// would be cut off at the edge takes more lines; how many more.
+function squeeze(axis, margin, room) {
+  const [from, to] = axis.domain || [0, 1];
+  if (Array.isArray(axis.ticktext) && Array.isArray(axis.tickvals)) {
+    const each = 10 + 6 * Math.max(...axis.ticktext.map(text => text.length));
+    const every = Math.ceil(axis.ticktext.length * each / (room * (to - from)));
+    const kept = list => list.filter((_, place) => place % every === 0);
+    Object.assign(axis, {ticktext: kept(axis.ticktext), tickvals: kept(axis.tickvals)});
+  }
+  if (!axis.title?.text) return 0;
+  const middle = room * (from + to) / 2;
+  const reach = Math.min(margin.l + middle, margin.r + room - middle);
+  const lines = wrap(axis.title.text, Math.floor(2 * reach / 6.4));
+  axis.title = {...axis.title, text: lines.join('<br>')};
+  return lines.length - 1;
 }
 
 // Plotly gives all entries of a legend the width of the longest.

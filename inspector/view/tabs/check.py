@@ -286,7 +286,7 @@ def _generation(wiring: Wiring) -> None:
         go = gr.Button("Generate", variant="primary", scale=0, elem_id="generate-go")
     with gr.Row():
         temperature = gr.Textbox(
-            label="Temperature", placeholder="none: the most likely tokens", min_width=110
+            label="Temperature", placeholder="none: the most likely tokens", min_width=220
         )
         top_p = gr.Textbox(label="Top-p", placeholder="1", min_width=80)
         seed = gr.Textbox(label="Seed of the draws", placeholder="0", min_width=80)
@@ -367,5 +367,7 @@ def _history(session: Session) -> dict[str, Any]:
 def _shown(value: Any) -> str:
     """A value as people read it; empty for what was not measured."""
     if isinstance(value, float):
-        return f"{value:,.4g}" if math.isfinite(value) else "unknown"
+        if not math.isfinite(value):
+            return "unknown"
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
     return f"{value:,}" if isinstance(value, int) else value or ""

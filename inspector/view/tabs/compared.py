@@ -21,7 +21,7 @@ from inspector.view.wiring import Wiring
 Find = Callable[[Session, str | None], Result]
 
 MOST = 40
-"""Runs in one comparison."""
+"""The most runs in one comparison."""
 
 AGREE = ("off in", "units", "which")
 ABOUT = (
@@ -35,11 +35,17 @@ def build(wiring: Wiring, find: Find) -> gr.Dropdown:
     gr.Markdown(ABOUT)
     with gr.Row(equal_height=True):
         names = gr.Dropdown(
-            [], value=[], multiselect=True, label="Pruning runs", scale=3, elem_id="compared-runs"
+            [],
+            value=[],
+            multiselect=True,
+            label="Pruning runs",
+            scale=3,
+            min_width=260,
+            elem_id="compared-runs",
         )
         at = gr.Textbox(
-            label="Agreement at parameters removed",
-            placeholder="10%; the most that all reach",
+            label="Tables at, % removed",
+            placeholder="as far as all go",
             min_width=190,
             elem_id="compared-at",
         )
@@ -53,7 +59,13 @@ def build(wiring: Wiring, find: Find) -> gr.Dropdown:
     wiring.section("comparison", outputs, draw)
 
     def act(session: Session, chosen: list[str] | None, wanted: str | None) -> None:
-        runs = [trajectory(find(session, name), name) for name in (chosen or [])[:MOST]]
+        chosen = chosen or []
+        if len(chosen) > MOST:
+            raise ResultError(
+                f"{len(chosen)} runs are chosen, and {MOST} is the most in one comparison: take "
+                f"{len(chosen) - MOST} out."
+            )
+        runs = [trajectory(find(session, name), name) for name in chosen]
         session.comparison = compare(runs, at=share((wanted or "").strip() or None, "this field"))
         session.touch("comparison")
 

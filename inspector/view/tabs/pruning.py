@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import gradio as gr
@@ -21,14 +22,15 @@ from inspector.measure.methods.choices import Group, choices, reach
 from inspector.measure.metrics import DIVERGENCES
 from inspector.measure.pruning import prune
 from inspector.units import Mask, all_units
-from inspector.view import figures
+from inspector.view import figures, unfinished
 from inspector.view.commands import command
 from inspector.view.plot import Plot
 from inspector.view.session import Session
 from inspector.view.sidebar import Sidebar
 from inspector.view.status import active, duration
-from inspector.view.tabs.pruning_form import FORM, SAME, asked, bounds, form_fields, stops
+from inspector.view.tabs.pruning_form import FORM, SAME, TEXT, asked, bounds, form_fields, stops
 from inspector.view.texts import customdata, cut, options_of
+from inspector.view.unfinished import Asked
 from inspector.view.wiring import Wiring
 
 ABOUT = (
@@ -39,17 +41,42 @@ ABOUT = (
 
 def start(wiring: Wiring, session: Session, form: dict[str, Any], *text: Any) -> None:
     """Start a run from the present mask."""
-    bench, card, mask = wiring.bench, session.require_card(), session.require_mask()
-    options = cut(bench, *text)
+    card, mask = session.require_card(), session.require_mask()
+    _submit(wiring, session, Asked(card.source, card.dtype, str(mask), form, list(text)))
+
+
+def go_on(wiring: Wiring, session: Session, name: str | None) -> None:
+    """Go on with a run that was cut off, after the last step in its journal.
+
+    Raises:
+        InspectorError: there is none of that name, or another model is on the page.
+    """
+    if wiring.bench.public:
+        raise InspectorError("on this server no run outlives the page that started it.")
+    what = unfinished.asked(name)
+    if set(what.form) != set(FORM) or len(what.text) != TEXT:
+        raise InspectorError("another version of this program has started this run: delete it.")
+    what.require(session.require_card())
+    _submit(wiring, session, what, name=name or "")
+
+
+def _submit(wiring: Wiring, session: Session, what: Asked, *, name: str = "") -> None:
+    """Queue what was asked; `name` is that of the run to go on from."""
+    bench, card, form = wiring.bench, session.require_card(), what.form
+    mask, options = Mask.parse(what.mask, card.depth), cut(bench, *what.text)
     check = None if form["check"] in (None, "", SAME) else bench.text(form["check"])
     stop, arguments = bounds(form), asked(form, card)
+    # Nobody could be shown to be the one who started a run on a public server, once it has died.
+    keeps = not bench.public and METHODS[arguments["method"]].way != "evolution"
 
     def work(loaded: Any, progress: Any) -> Any:
         windows = bench.windows(loaded, **options, progress=progress)
         other = None
         if check:
             other = bench.windows(loaded, **{**options, "spec": check}, progress=progress)
-        return prune(loaded, windows, mask, **stop, **arguments, check=other, progress=progress)
+        rest = {**stop, **arguments, "check": other, "progress": progress}
+        with unfinished.kept(what, name) if keeps else nullcontext({}) as journal:
+            return prune(loaded, windows, mask, **rest, **journal)
 
     named = {**arguments, "protect": str(arguments["protect"])}
     named["method_seed"] = named.pop("seed") or None

@@ -22,6 +22,8 @@ FORM = (
     "generations", "offspring", "starts", "search_tokens",
 )  # fmt: skip
 """The fields of the form, in the order in which handlers get them; the text's come after them."""
+TEXT = 4
+"""Fields of the text: corpus, windows, tokens, seed."""
 SEARCHES: dict[str, dict[str, Any]] = {
     "exact": {},
     "exact, every score in full": {"early_exit": False},

@@ -23,13 +23,15 @@ from inspector.view import runs
 from inspector.view.card import Card
 from inspector.view.figures import figures_of
 from inspector.view.session import Session
-from inspector.view.tabs import compared
+from inspector.view.tabs import compared, cut_off
 from inspector.view.wiring import Wiring
 
 RECORDED = "recorded: SmolLM2 pruned by FinerCut"
+UPLOAD = "file: "
+"""How uploaded runs are told from saved ones, whose names have no space."""
 TAB_OF = {"similarity": "similarity", "scores": "sweep", "trajectory": "pruning"}
 MAX_BYTES = 50_000_000
-CONFIRM = "name => name && confirm(`Delete the saved run ${name}?`) ? name : null"
+CONFIRM = "name => name && confirm(`Delete the run ${name}?`) ? name : null"
 """Asks in the browser before anything is deleted."""
 
 
@@ -38,16 +40,20 @@ def build(wiring: Wiring) -> None:
     bench = wiring.bench
     gr.Markdown(
         "Every finished run is kept on this server. Opening one shows it in its tab; it does not "
-        "change the model. Open a file: a saved run, or a mask or order of BlockPruner, LLM-Drop, "
-        "EvoPress, PruneMe, mergekit, transformers or llama.cpp; a mask goes on the layer map."
+        "change the model. Drop files anywhere on the page, or open them here: saved runs, or "
+        "masks and orders of BlockPruner, LLM-Drop, EvoPress, PruneMe, mergekit, transformers and "
+        "llama.cpp. A mask goes on the layer map; an opened run stays in the lists below."
     )
     with gr.Row(equal_height=True):
-        name = gr.Dropdown([RECORDED], value=RECORDED, label="Saved runs", scale=3, elem_id="run")
+        name = gr.Dropdown(
+            [RECORDED], value=RECORDED, label="Runs", scale=3, min_width=260, elem_id="run"
+        )
         view = gr.Button("Open", variant="primary", scale=0, min_width=90, elem_id="run-open")
         fetch = gr.Button("Download", scale=0, min_width=110, elem_id="run-download")
         delete = gr.Button("Delete", scale=0, min_width=90, elem_id="run-delete")
         upload = gr.UploadButton(
-            "Open a file",
+            "Open files",
+            file_count="multiple",
             file_types=list(SUFFIXES),
             scale=0,
             min_width=130,
@@ -63,10 +69,11 @@ def build(wiring: Wiring) -> None:
         elem_id="run-command",
     )
 
+    cut_off.build(wiring)
     several = compared.build(wiring, lambda session, run: find(wiring, session, run))
 
-    def choices(session: Session) -> list[str]:
-        return [RECORDED, *bench.saved(session)]
+    def choices(session: Session, kind: str = "") -> list[str]:
+        return [RECORDED, *reversed(session.uploaded), *bench.saved(session, kind=kind)]
 
     def draw(session: Session) -> list[Any]:
         opened = session.results.get("opened")
@@ -76,7 +83,7 @@ def build(wiring: Wiring) -> None:
             facts = {"kind": opened.kind, "mask": opened.mask, **made.__dict__}
         return [
             gr.update(choices=choices(session)),
-            gr.update(choices=choices(session)),
+            gr.update(choices=choices(session, Trajectory.kind)),
             gr.update(value=facts, visible=facts is not None),
             made.command if made else "",
         ]
@@ -98,6 +105,8 @@ def build(wiring: Wiring) -> None:
     def prepare(session: Session, run: str | None) -> Any:
         found = find(wiring, session, run)
         stem = "recorded" if run == RECORDED else run
+        if run in session.uploaded:
+            stem = Path(run.removeprefix(UPLOAD)).stem
         path = Path(folder.name) / f"{stem}.json"
         path.write_text(found.dumps(), encoding="utf-8")
         return gr.update(value=str(path), visible=True)
@@ -108,7 +117,7 @@ def build(wiring: Wiring) -> None:
     wiring.answer(delete.click, delete_it, [name], name, js=CONFIRM)
     wiring.on(
         upload.upload,
-        lambda session, path: open_file(wiring, session, path),
+        lambda session, paths: open_files(wiring, session, paths),
         [upload],
         redraw=[*every, "mask"],
     )
@@ -122,22 +131,43 @@ def find(wiring: Wiring, session: Session, name: str | None) -> Result:
     """
     if name == RECORDED:
         return runs.recorded()[1]["pruning"]
+    if name in session.uploaded:
+        return session.uploaded[name]
     if name not in wiring.bench.saved(session):
         raise ResultError(f"there is no saved run {name!r}: pick one from the list.")
     return runs.open_run(name)
 
 
 def remove(wiring: Wiring, session: Session, name: str) -> None:
-    """Delete a saved run; what of it is shown stays on the page.
+    """Delete a saved run, or take an uploaded one off the list; what is shown of it stays.
 
     Raises:
         ResultError: there is none that this page may see, or it is the recorded one.
     """
     if name == RECORDED:
         raise ResultError("the recorded run belongs to the program: it cannot be deleted.")
+    if name in session.uploaded:
+        del session.uploaded[name]
+        session.touch("runs")
+        return
     if name not in wiring.bench.saved(session):
         raise ResultError(f"there is no saved run {name!r}: pick one from the list.")
     runs.forget([name])
+
+
+def open_files(wiring: Wiring, session: Session, paths: list[str] | None) -> None:
+    """Open uploaded files one after another; the first that cannot be opened ends it.
+
+    Raises:
+        InspectorError: as `open_file`, with the file's name where there are several.
+    """
+    for path in paths or []:
+        try:
+            open_file(wiring, session, path)
+        except InspectorError as error:
+            if len(paths or []) == 1:
+                raise
+            raise ResultError(f"{Path(path).name}: {error}") from error
 
 
 def open_file(wiring: Wiring, session: Session, path: str) -> None:
@@ -149,8 +179,10 @@ def open_file(wiring: Wiring, session: Session, path: str) -> None:
     found = read(path, session.require_card())
     if isinstance(found, Mask):
         session.set_mask(found)
-    else:
-        show(wiring, session, found)
+        return
+    show(wiring, session, found)
+    if isinstance(found, Trajectory):
+        session.add_upload(f"{UPLOAD}{Path(path).name}", found)
 
 
 def read(path: str, card: Card) -> Result | Mask:
@@ -164,8 +196,12 @@ def read(path: str, card: Card) -> Result | Mask:
         if file.stat().st_size > MAX_BYTES:
             raise ResultError("this file is larger than 50 MB: it is no run of this program.")
         text = file.read_text(encoding="utf-8-sig")
-    except (ValueError, OSError) as error:
-        raise ResultError(f"this file is not a saved run, and no text: {error}.") from error
+    except ValueError as error:
+        raise ResultError("this file is no text in UTF-8: choose another one.") from error
+    except OSError as error:
+        raise ResultError(f"this file cannot be read: {error.strerror}.") from error
+    if not text.strip():
+        raise ResultError("this file is empty: choose another one.")
     data = own(text)
     if data is not None:
         return from_json(data)
