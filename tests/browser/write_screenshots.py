@@ -27,6 +27,7 @@ def main() -> None:
             view.wait_for_selector("#step-map .main-svg", timeout=120_000)
             view.locator("#step input[type=number]").fill("6")
             view.locator("#step input[type=number]").press("Enter")
+            view.evaluate("document.activeElement.blur()")
             view.wait_for_timeout(4000)
             view.mouse.move(5, 900)
             view.screenshot(path=str(ASSETS / f"screenshot-{theme}.png"))

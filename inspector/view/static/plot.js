@@ -195,8 +195,6 @@ async function drawOnce() {
     box.on('plotly_click', clicked);
     box.on('plotly_relayout', () => { whole.hidden = !zoomed(); });
   }
-  box.setAttribute('aria-label', [figure.layout.meta?.title, ...(figure.layout.meta?.lines || [])]
-    .filter(Boolean).join('. ') || 'Figure');
   box.dataset.draws = String(Number(box.dataset.draws || 0) + 1);
 }
 
@@ -238,6 +236,9 @@ function show() {
   if (!figure) { say(root.dataset.empty); return; }
   empty.hidden = true;
   box.hidden = tools.hidden = false;
+  // Before it is drawn, which may have to wait for the library.
+  box.setAttribute('aria-label', [figure.layout.meta?.title, ...(figure.layout.meta?.lines || [])]
+    .filter(Boolean).join('. ') || 'Figure');
   box.style.minHeight = (figure.layout.height || 360) + 'px';  // keeps the page from jumping
   for (const button of tools.querySelectorAll('[data-saves]')) {
     const title = figure.layout.meta?.title || 'figure';
