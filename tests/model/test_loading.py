@@ -192,7 +192,8 @@ def test_a_model_that_is_too_big(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     needed = f"{size.bytes * 1.1 / 2**30:.1f} GiB"
     assert str(raised.value) == (
         f"{folder} needs {needed} in bfloat16 ({size.parameters / 1e9:.2f} B parameters and a "
-        "tenth more), cpu has 3.0 GiB free: choose a smaller model, bf16, or another device."
+        "tenth more), cpu has 3.0 GiB free: choose a smaller model, bf16 or another device, "
+        "or --offload to a folder."
     )
 
 
