@@ -88,9 +88,9 @@ def _js(logits: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
     m = torch.lerp(p.expand_as(q), q, 0.5)
     terms = q.log().mul_(q).add_(p * p.log())
     values = 0.5 * terms.addcmul_(m, m.log(), value=-2).sum(-1)
-    near = values < NEAR
-    if near.any():
-        values[near] = _js_near(q[near], p.expand_as(q)[near])
+    # One at a time: how a sum is rounded depends on how many there are.
+    for row, token in (values < NEAR).nonzero().tolist():
+        values[row, token] = _js_near(q[row, token], p[token])
     return values
 
 
