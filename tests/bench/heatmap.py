@@ -22,9 +22,7 @@ from inspector.model.loading import load
 def main() -> None:
     options = _options()
     loaded = load(options.model, dtype=options.dtype)
-    text = windows(
-        loaded.tokenizer, "pydoc:search", length=options.length, samples=options.samples
-    )
+    text = windows(loaded.tokenizer, "pydoc:search", length=options.length, samples=options.samples)
     print(
         f"torch {torch.__version__}, {torch.get_num_threads()} threads, {options.model}, "
         f"{options.dtype}, {options.samples} x {options.length} tokens"
