@@ -1,29 +1,37 @@
 """How alike the residual stream is at different depths, between units and between layers.
 
 Each layer runs once as it is and once with its FFN muted, which gives the stream between attention
-and FFN after any norm that follows the attention, in sequential and in parallel blocks alike.
+and FFN after any norm that follows the attention, in sequential and in parallel blocks alike; what
+comes before the FFN is computed the first time alone.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from inspector.errors import ResultError
 from inspector.jobs import Progress, silent
 from inspector.measure.corpus import Windows
-from inspector.measure.scoring import groups, memory_levers, through
+from inspector.measure.scoring import Tick, groups, idle, layer_tokens, memory_levers, ticker
 from inspector.model.loaded import LoadedModel
-from inspector.model.replay import record
-from inspector.model.surgery import mute_units
+from inspector.model.replay import Calls, record, run_layer
+from inspector.model.surgery import mute_units, replaced
 from inspector.results.scores import Similarity
 from inspector.units import Mask, Unit
 
 NOTE = "comparing the residual stream between layers"
 
-COMPARED_TOKENS = 128
+POINTS_BYTES = 1 << 28
+"""Bound on the streams at all boundaries that are held at a time, but for a single window's."""
+
+COMPARED_TOKENS = 64
 """Tokens whose streams are compared at a time: bounds what the comparison itself takes."""
 
 
@@ -40,7 +48,7 @@ def similarity(
         loaded: the model.
         windows: the text, [W, T] token ids.
         mask: what is muted.
-        progress: called after every few windows.
+        progress: called after every layer.
 
     Raises:
         MaskError: the mask does not fit the model.
@@ -56,10 +64,9 @@ def similarity(
         )
     sums = _Sums(loaded.depth)
     with memory_levers(windows.ids.shape[1]):
-        for first, ids in groups(windows.ids):
-            progress(first, len(windows), NOTE)
-            sums.add(_boundaries(loaded, ids, mask))
-    progress(len(windows), len(windows), NOTE)
+        tick = ticker(progress, len(windows) * loaded.depth, NOTE)
+        for _, ids in groups(windows.ids, tokens=_tokens(loaded)):
+            sums.add(_boundaries(loaded, ids, mask, tick))
     known = [info.unit for info in loaded.units if _split(loaded, info.unit.layer)]
     on = [unit for unit in known if unit in loaded.returns and unit not in mask]
     turn, growth = sums.turn(), sums.growth()
@@ -74,6 +81,13 @@ def similarity(
     )
 
 
+def _tokens(loaded: LoadedModel) -> int:
+    """How many tokens go through the layers at a time."""
+    width = loaded.model.config.get_text_config().hidden_size * loaded.dtype.itemsize
+    fit = POINTS_BYTES // (width * (2 * loaded.depth + 1))
+    return max(256, min(fit, layer_tokens(loaded.dtype)))
+
+
 def _boundary(unit: Unit) -> int:
     """The boundary at which a unit takes the stream up; it leaves it at the next one."""
     return 2 * unit.layer + (unit.kind == "ffn")
@@ -86,21 +100,65 @@ def _split(loaded: LoadedModel, layer: int) -> bool:
 
 
 @torch.no_grad()
-def _boundaries(loaded: LoadedModel, ids: torch.Tensor, mask: Mask) -> torch.Tensor:
-    """The stream at all 2L+1 unit boundaries, [2L+1, w, T, H] in fp32."""
+def _boundaries(
+    loaded: LoadedModel, ids: torch.Tensor, mask: Mask, tick: Tick = idle
+) -> list[torch.Tensor]:
+    """The stream at all unit boundaries, 2L+1 of [w, T, H]."""
     stream, calls = record(loaded, ids)
-    points = [stream.float()]
+    points = [stream]
     with mute_units(loaded, mask):
         for layer in range(loaded.depth):
             with loaded.held(loaded.layers[layer].modules()):
                 if _split(loaded, layer):
-                    with mute_units(loaded, [Unit(layer, "ffn")]):
-                        points.append(through(loaded, layer, stream, calls).float())
+                    points += _both_halves(loaded, layer, stream, calls)
                 else:
-                    points.append(torch.full_like(points[-1], torch.nan))
-                stream = through(loaded, layer, stream, calls)
-            points.append(stream.float())
-    return torch.stack(points)
+                    points.append(torch.full_like(stream, torch.nan))
+                    points.append(run_layer(loaded, layer, stream, calls))
+            stream = points[-1]
+            tick(len(ids))
+    return points
+
+
+def _both_halves(
+    loaded: LoadedModel, layer: int, stream: torch.Tensor, calls: Calls
+) -> list[torch.Tensor]:
+    """The stream between a layer's attention and FFN, and that behind the layer, [w, T, H].
+
+    Without its FFN the layer need not compute again what its parts gave before the FFN's turn.
+    """
+    ffn, parts = Unit(layer, "ffn"), list(loaded.layers[layer].children())
+    given: list[Any] = []
+    outputs: list[Any] = []
+
+    def note(_: nn.Module, __: Any, output: Any) -> None:
+        outputs.append(output)
+
+    def turn_of_ffn(*_: Any) -> None:
+        given.extend(outputs)
+
+    with ExitStack() as hooks:
+        for part in parts:
+            hooks.callback(part.register_forward_hook(note).remove)
+        hooks.callback(loaded.modules(ffn)[0].register_forward_pre_hook(turn_of_ffn).remove)
+        behind = run_layer(loaded, layer, stream, calls)
+    again = iter(given)
+    with ExitStack() as restore:
+        for part in parts:
+            restore.enter_context(replaced(part, _first_of(again, part.forward)))
+        with mute_units(loaded, [ffn]):
+            between = run_layer(loaded, layer, stream, calls)
+    return [between, behind]
+
+
+def _first_of(given: Iterator[Any], compute: Callable[..., Any]) -> Callable[..., Any]:
+    """A forward that gives what is left of `given`, then computes."""
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        for output in given:
+            return output
+        return compute(*args, **kwargs)
+
+    return forward
 
 
 class _Sums:
@@ -114,18 +172,18 @@ class _Sums:
         self.last = np.zeros((depth + 1, depth + 1))
         self.steps = np.zeros(size - 1)
 
-    def add(self, points: torch.Tensor) -> None:
-        """Add a few windows' boundaries, [2L+1, w, T, H]."""
-        for some in points.flatten(1, 2).split(COMPARED_TOKENS, dim=1):
-            some = _wide(some)
-            change = (some[1:] - some[:-1]).norm(dim=-1) / some[:-1].norm(dim=-1)
-            cosine = _cosine(some)
+    def add(self, points: list[torch.Tensor]) -> None:
+        """Add a few windows' streams at the boundaries, 2L+1 of [w, T, H]."""
+        pieces = zip(*(each.flatten(0, 1).split(COMPARED_TOKENS) for each in points), strict=True)
+        for some in pieces:
+            cosine, change = _compared(torch.stack(some, dim=1))
             self.cosine += _numpy(cosine.sum(0))
             self.every += _numpy(_angle(cosine).sum(0))
-            self.steps += _numpy(change.sum(1))
-        self.last += _numpy(_angle(_cosine(_wide(points[:, :, -1]))).sum(0))
-        self.windows += points.shape[1]
-        self.tokens += points.shape[1] * points.shape[2]
+            self.steps += _numpy(change.sum(0))
+        last, _ = _compared(torch.stack([each[:, -1] for each in points], dim=1))
+        self.last += _numpy(_angle(last).sum(0))
+        self.windows += len(points[0])
+        self.tokens += points[0].shape[0] * points[0].shape[1]
 
     def turn(self) -> np.ndarray:
         """1 - mean cosine across each unit, [2L]."""
@@ -136,15 +194,19 @@ class _Sums:
         return self.steps / self.tokens
 
 
-def _wide(points: torch.Tensor) -> torch.Tensor:
-    """In float64: the angle of nearly equal streams needs it, since cos is flat at 0."""
-    return (points.cpu() if points.device.type == "mps" else points).double()
+def _compared(points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of tokens' streams at all boundaries, [n, 2L+1, H], in float64.
 
-
-def _cosine(points: torch.Tensor) -> torch.Tensor:
-    """The cosine between all boundaries of each token: [2L+1, n, H] to [n, 2L+1, 2L+1]."""
-    unit = points / points.norm(dim=-1, keepdim=True)
-    return torch.einsum("inh,jnh->nij", unit, unit)
+    The cosine between any two, [n, 2L+1, 2L+1], and |x_i+1 - x_i| / |x_i|, [n, 2L]. The angle of
+    nearly equal streams needs float64, since cos is flat at 0.
+    """
+    points = (points.cpu() if points.device.type == "mps" else points).double()
+    products = points @ points.mT
+    square = products.diagonal(dim1=1, dim2=2)
+    beside = products.diagonal(1, dim1=1, dim2=2)
+    change = (square[:, 1:] + square[:, :-1] - 2 * beside).clamp(min=0) / square[:, :-1]
+    norm = square.sqrt()
+    return products / (norm[:, :, None] * norm[:, None]), change.sqrt()
 
 
 def _angle(cosine: torch.Tensor) -> torch.Tensor:
