@@ -180,12 +180,13 @@ def _share(loaded: LoadedModel, text: Windows, kind: str) -> None:
 def _recorded(loaded: LoadedModel, shapes: Counter[Shape]) -> Iterator[None]:
     """Within the block, count the shapes of the products of the linear modules."""
 
-    def count(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def count(module: nn.Module, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
         outputs, width = module.get_parameter("weight").shape
-        shapes[inputs[0].numel() // width, width, outputs] += 1
+        if output.shape[-1] == outputs:  # the head may be passed over for the moment
+            shapes[inputs[0].numel() // width, width, outputs] += 1
 
     linear = [module for module in loaded.model.modules() if isinstance(module, nn.Linear)]
-    handles = [module.register_forward_pre_hook(count) for module in linear]
+    handles = [module.register_forward_hook(count) for module in linear]
     try:
         yield
     finally:
