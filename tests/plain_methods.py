@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
+import operator
 import random
 from collections.abc import Callable, Iterable
 from functools import cache
@@ -225,6 +226,63 @@ def angular(loaded: LoadedModel, ids: torch.Tensor, remove: int) -> Plan:
 
 
 # Searches over whole masks
+
+
+def swap_units(loaded: LoadedModel, ids: torch.Tensor, remove: int, wanted: int = 0) -> Plan:
+    """`ours`: the least loss per parameter, and swaps that the even and the odd windows agree on.
+
+    `wanted` are the parameters to remove at least, where they bound the run.
+    """
+    size = {unit: loaded.info(unit).parameters / 1e6 for unit in all_units(loaded.depth)}
+    gone: set[Unit] = set()
+    known: dict[Unit, float] = {}
+    plan: Plan = []
+
+    def halves(gone: set[Unit]) -> list[float]:
+        return [nll(loaded, half, gone) for half in (ids[::2], ids[1::2]) if len(half)]
+
+    for _ in range(remove):
+        left = [unit for unit in size if unit not in gone]
+        now = nll(loaded, ids, gone)
+
+        def score(unit: Unit, gone: set[Unit] = gone, now: float = now) -> float:
+            return (nll(loaded, ids, gone | {unit}) - now) / size[unit]
+
+        queue = sorted(left, key=lambda unit: known.get(unit, -math.inf))
+        fresh: dict[Unit, float] = {}
+        many = 4 if known else len(left)
+        while queue:
+            fresh |= {unit: score(unit) for unit in queue[:many]}
+            queue, many = queue[many:], 2 * many
+            if queue and min(fresh.values()) < known[queue[0]]:
+                break
+        scores = {unit: fresh[unit] if unit in fresh else known[unit] for unit in left}
+        chosen = min(left, key=scores.__getitem__)
+        wanting = wanted / 1e6 - sum(size[unit] for unit in gone)
+        if 0 < wanting < size[chosen]:
+            enough = [unit for unit in left if size[unit] >= wanting]
+            scores |= {unit: score(unit) for unit in enough}
+            chosen = min(enough, key=lambda unit: scores[unit] * size[unit])
+        known |= scores
+        gone = gone | {chosen}
+        for _ in range(4 if len(gone) > 1 else 0):
+            back = {unit: sum(halves(gone - {unit})) / size[unit] for unit in sorted(gone)}
+            others = sorted(set(size) - gone, key=lambda unit: (known[unit], unit))
+            swaps = [
+                gone - {old} | {new}
+                for old in sorted(back, key=back.__getitem__)[:2]
+                for new in [
+                    unit for unit in others if (unit.kind, size[unit]) == (old.kind, size[old])
+                ][:12]
+            ]
+            before = halves(gone)
+            found = [(halves(each), each) for each in swaps]
+            agreed = [each for each in found if all(map(operator.lt, each[0], before))]
+            if not agreed:
+                break
+            gone = min(agreed, key=lambda each: sum(each[0]))[1]
+        plan.append((texts(gone), {str(unit): score for unit, score in scores.items()}))
+    return plan
 
 
 def evolve(

@@ -96,7 +96,8 @@ class Pace:
 
 def _rounds(row: Method, steps: int) -> int:
     """How often a method scores its candidates."""
-    return steps if row.way == "iterative" else min(1, steps)
+    # What a swapping method saves by scoring lazily, its swaps take.
+    return steps if row.way in ("iterative", "swapping") else min(1, steps)
 
 
 def pace(loaded: LoadedModel) -> Pace:

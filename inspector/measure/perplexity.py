@@ -177,7 +177,7 @@ def _streams(
     loaded: LoadedModel, batch: Batch, mask: Mask, warm: Warm | None, tick: Tick
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
     """The texts, and what left the last layer where that is had before the head is run."""
-    if warm is None and loaded.offloaded and not loaded.not_replayable:
+    if warm is None and loaded.brought_by_layer:
         for one in waves_of_all(loaded, batch.texts, mask, [], 1, reference=False, tick=tick):
             yield batch.texts[one.text], one.streams[0]
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from inspector.errors import ResultError
 from inspector.jobs import Progress, part, silent
 from inspector.measure.budget import Budget, Share, Size
 from inspector.measure.corpus import Windows
-from inspector.measure.methods import check_lazy, evopress, method_named, one_by_one, window
+from inspector.measure.methods import check_lazy, evopress, method_named, one_by_one, swaps, window
 from inspector.measure.methods.choices import Group, choices, reach
 from inspector.measure.methods.evolution import Evolution, planned_for
 from inspector.measure.methods.scores import scored
@@ -29,6 +30,7 @@ PROPOSE = {
     "one-shot": one_by_one.propose,
     "window": window.propose,
     "evolution": evopress.propose,
+    "swapping": swaps.propose,
 }
 """How a method goes from step to step, by its `way`."""
 
@@ -149,6 +151,7 @@ def prune(
         verify=verify,
         memory=memory,
         plan=planned,
+        parameters=math.ceil((budget.shares[0] or 0) * loaded.parameters),
         ranks=ranks,
     )
     check_bars(search)

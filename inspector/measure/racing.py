@@ -114,11 +114,10 @@ def race(
     """
     if not len(windows):
         raise MaskError("there is no window of text to measure on.")
-    brought = bool(loaded.offloaded) and not loaded.not_replayable
-    early_exit = early_exit and not brought
+    early_exit = early_exit and not loaded.brought_by_layer
     going = _Race(loaded, windows, mask, chosen, metric, early_exit, memory, progress, ranks)
     with memory_levers(windows.ids.shape[1]):
-        if brought:
+        if loaded.brought_by_layer:
             going.go_side_by_side()
             return going.result()
         if early_exit:

@@ -162,11 +162,10 @@ def side_by_side(
     `count` candidates, so that each layer comes as few times as can be.
     """
     bound = STREAM_BYTES if memory is None else memory
-    beside = loaded.offloaded and not loaded.not_replayable
     some: list[torch.Tensor] = []
     for ids in texts:
         tokens = sum(each.numel() for each in some) + ids.numel()
-        if some and (not beside or held_bytes(loaded, tokens, count) > bound):
+        if some and (not loaded.brought_by_layer or held_bytes(loaded, tokens, count) > bound):
             yield some
             some = []
         some = [*some, ids]
@@ -258,7 +257,7 @@ def _sums(
     tick: Tick,
 ) -> Iterator[tuple[Candidate | None, torch.Tensor]]:
     """For texts of a few windows [w, T]: each candidate and its sums [w]; None is the mask."""
-    if loaded.offloaded and not loaded.not_replayable:
+    if loaded.brought_by_layer:
         for one in waves_of_all(
             loaded, texts, mask, chosen, fit, reference=metric.against_logits, tick=tick
         ):

@@ -101,6 +101,11 @@ class LoadedModel:
         """Bytes of weights brought to the device since the load; 0 where they are there."""
         return self.offloaded.read if self.offloaded else 0
 
+    @property
+    def brought_by_layer(self) -> bool:
+        """Whether layers run one by one and their weights have to be brought in for that."""
+        return bool(self.offloaded) and not self.not_replayable
+
     def held(
         self, modules: Iterable[nn.Module], *, whole: bool = False
     ) -> AbstractContextManager[object]:

@@ -77,6 +77,7 @@ PLANS: dict[str, Callable[[LoadedModel, torch.Tensor, int], slow.Plan]] = {
     "bi-flat": ranked(slow.flat_influence, 0, 1),
     "evopress": slow.evolve_units,
     "evopress-layer": slow.evolve_layers,
+    "ours": slow.swap_units,
 }
 
 
@@ -104,9 +105,11 @@ def agrees(run: Trajectory, plan: slow.Plan) -> None:
         assert slow.texts(Mask.parse(step.mask, run.depth)) == expected, step.step
         assert set(step.removed) == expected - gone
         assert set(step.restored) == gone - expected
-        assert plain.differences(step.scores, costs, floor=2e-6) == [], step.step
-        fresh = row.way in ("iterative", "evolution") or number == 0
-        assert set(step.score_status.values()) == {"exact" if fresh else "stale"}
+        floor = 1e-4 if run.metric == "loss-per-parameter" else 2e-6  # of small units
+        assert plain.differences(step.scores, costs, floor=floor) == [], step.step
+        if row.way != "swapping":  # which is lazy
+            fresh = row.way in ("iterative", "evolution") or number == 0
+            assert set(step.score_status.values()) == {"exact" if fresh else "stale"}
         gone = expected
 
 

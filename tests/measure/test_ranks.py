@@ -84,12 +84,13 @@ RUNS: list[dict[str, Any]] = [
     {"method": "perplexity-oneshot"},
     {"method": "random", "seed": 3},
     {"method": "evopress", "remove": 4, "evolution": SMALL},
+    {"method": "ours", "remove_params": "20%"},
 ]
 
 
 @pytest.mark.parametrize("asked", RUNS, ids=lambda asked: "-".join(map(str, asked.values()))[:40])
 def test_the_run_is_that_of_one_process(asked: dict[str, Any]) -> None:
-    asked = {"remove": 3, **asked}
+    asked = asked if "remove_params" in asked else {"remove": 3, **asked}
     text, check = plain.text(model(0), 13, 64), plain.text(model(0), 6, 96, stride=48)
 
     def run(ranks: Ranks) -> Trajectory:

@@ -1,7 +1,7 @@
 """The methods that choose what to remove: one table for page, CLI and README.
 
 The table is data and imports nothing heavy. What a method goes by is computed in `scores` and
-`taylor`; how it goes, step by step, in `one_by_one`, `window` and `evopress`.
+`taylor`; how it goes, step by step, in `one_by_one`, `window`, `evopress` and `swaps`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ WAYS = {
     "one-shot": "scores once and removes in that order",
     "window": "one window of neighbouring layers, a layer longer at every step",
     "evolution": "searches whole masks of one size, a step whenever it has found a better one",
+    "swapping": "scores what is left lazily at every step, then swaps removed units for others",
 }
 """How a method goes from step to step."""
 
@@ -46,6 +47,12 @@ SCORES: dict[str, Score] = {
     score.name: score
     for score in (
         Score("perplexity", "perplexity", "", "exp(NLL) of the search text without the candidate"),
+        Score(
+            "loss-per-parameter",
+            "loss per parameter",
+            "nats per token and million parameters",
+            "(NLL - NLL under the current mask) / parameters of the candidate",
+        ),
         Score("turn", "turn of the stream", "", "1 - mean over tokens of cos(x, x + f)"),
         Score("influence", "Block Influence", "", "1 - mean over tokens of cos(x_i, x_i+1)"),
         Score("influence-flat", "flat Block Influence", "", "1 - cos(X_i, X_i+1), all tokens flat"),
@@ -58,6 +65,9 @@ SCORES: dict[str, Score] = {
     )
 }
 """x is the stream that enters, f what a unit adds to it, x_i what enters layer i."""
+
+SWEPT = {"perplexity": "nll", "loss-per-parameter": "nll"}
+"""Scores that are had from a metric of a sweep, and from which."""
 
 
 @dataclass(frozen=True)
@@ -351,6 +361,22 @@ METHODS: dict[str, Method] = {
             "As evopress, over whole layers. In the authors' code a swap that falls on an FFN does "
             "nothing here, so that their children differ by fewer layers.",
         ),
+        Method(
+            "ours",
+            "Loss per parameter, with swaps",
+            "this project",
+            metrics=("loss-per-parameter",),
+            way="swapping",
+            calibration="several windows of text like that which the model is for",
+            cost="C candidates at first, some of the rest at every step; every round of swaps takes "
+            "what is removed and 24 masks",
+            note="Greedy over attention and FFN units by the loss that a unit adds for each "
+            "parameter that it saves; only those are scored anew that earlier scores do not rule "
+            "out. After each removal up to two of the removed units may come back for up to 12 "
+            "others of their kind and size, for as long as a swap lowers the loss on the even and "
+            "on the odd windows of the text. To remove a share of the parameters, the last removal "
+            "is that which adds the least loss of all that are large enough.",
+        ),
     )
 }
 
@@ -374,7 +400,7 @@ def check_lazy(row: Method, metric: str, *, lazy: bool, verify: bool) -> None:
     """
     if verify and not lazy:
         raise ResultError("--verify checks a lazy search: add --search lazy.")
-    swept = metric == "perplexity" or metric not in SCORES
+    swept = metric in SWEPT or metric not in SCORES
     if lazy and not (row.way == "iterative" and swept):
         raise ResultError(
             f"{row.name} by {metric} does not score candidates one by one at every step: leave out "

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 
 from inspector.jobs import Progress
+from inspector.measure.methods import SWEPT
 from inspector.measure.methods.choices import Group
 from inspector.measure.methods.search import Measured, Search, need_layers
 from inspector.measure.methods.taylor import layer_parameters, taylor
@@ -18,6 +19,7 @@ from inspector.measure.scoring import groups as window_groups
 from inspector.measure.scoring import memory_levers, through
 from inspector.measure.similarity import similarity
 from inspector.measure.sweep import sweep
+from inspector.model.loaded import LoadedModel
 from inspector.model.replay import record
 from inspector.model.surgery import mute_units
 from inspector.units import Mask
@@ -91,13 +93,12 @@ def _raced(
 
 
 def _swept(search: Search, mask: Mask, groups: Sequence[Group], progress: Progress) -> Measured:
-    """The cost of muting each candidate; `perplexity` is that of the text without it."""
-    exponent = search.metric == "perplexity"
+    """The cost of muting each candidate, as its own score or one of `SWEPT`."""
     found = sweep(
         search.loaded,
         search.windows,
         mask,
-        metric="nll" if exponent else search.metric,
+        metric=SWEPT.get(search.metric, search.metric),
         units=[unit for group in groups for unit in group],
         grain=search.row.grain,
         progress=progress,
@@ -105,10 +106,18 @@ def _swept(search: Search, mask: Mask, groups: Sequence[Group], progress: Progre
         ranks=search.ranks,
     )
     scores = {group: found.scores[str(group[0])] for group in groups}
-    if exponent:
+    if search.metric == "perplexity":
         scores = {group: _exp(found.reference + score) for group, score in scores.items()}
+    if search.metric == "loss-per-parameter":
+        million = {group: parameters(search.loaded, group) / 1e6 for group in groups}
+        scores = {group: score / million[group] for group, score in scores.items()}
     count = float(len(groups))
     return Measured(scores, layers=count, heads=count, stream_bytes=found.stream_bytes)
+
+
+def parameters(loaded: LoadedModel, group: Group) -> int:
+    """The parameters that muting a candidate saves."""
+    return sum(loaded.info(unit).parameters for unit in group)
 
 
 def _turn(search: Search, mask: Mask, groups: Sequence[Group], progress: Progress) -> Scores:

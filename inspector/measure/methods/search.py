@@ -25,6 +25,7 @@ class Search:
     """A method at work: what it searches in, by which score, and for how many steps at most.
 
     `plan` is that of an evolutionary search, whose steps are the starts and the generations.
+    `parameters` are those that the run is to remove at least, 0 where they do not bound it.
     `ranks` are the processes that search together.
     """
 
@@ -42,6 +43,7 @@ class Search:
     verify: bool = False
     memory: int | None = None
     plan: Plan | None = None
+    parameters: int = 0
     ranks: Ranks = ALONE
 
     @property

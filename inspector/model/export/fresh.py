@@ -90,6 +90,12 @@ def continued(model: Any, ids: torch.Tensor, real: torch.Tensor, tokens: int) ->
         model.generation_config = own
 
 
+def runs_on(model: Any) -> Any:
+    """The device that a model runs on, which one whose weights are on disk does not know itself."""
+    hook = getattr(model, "_hf_hook", None)
+    return model.device if hook is None else hook.execution_device
+
+
 def near(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
     """Equal up to the rounding of another order of computation, relative to the largest value.
 
@@ -108,7 +114,7 @@ def compared(
     model: Any, ids: torch.Tensor, reference: dict[str, torch.Tensor]
 ) -> list[dict[str, Any]]:
     """The checks of a model against another's `passes`, and of its cache against no cache."""
-    ids = ids.to(model.device)
+    ids = ids.to(runs_on(model))
     ours = passes(model, ids)
     checks = [
         _same(name, f"{said} equal the muted model's", ours[name], reference[name])
@@ -164,13 +170,19 @@ def _check(
 
 
 def load(folder: str, request: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """The model in a folder and what did not fit, as anybody would load it."""
+    """The model in a folder and what did not fit, as anybody would load it.
+
+    With `offload` in the request, its weights stay in the folder and come in layer by layer.
+    """
     from transformers import AutoModelForCausalLM
 
+    places: dict[str, Any] = {"device_map": {"": request["device"]}}
+    if request["offload"]:
+        places = {"device_map": {"": "disk"}, "offload_folder": request["offloaded"]}
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=getattr(torch, request["dtype"]),
-        device_map={"": request["device"]},
+        **places,
         attn_implementation=request["attention"],
         use_safetensors=True,
         local_files_only=True,
@@ -198,13 +210,13 @@ def main(request: dict[str, Any]) -> list[dict[str, Any]]:
     checks.append(_check("weights", said + (f" ({lacking[0]})" if lacking else ""), not lacking))
     checks += compared(model.eval(), ids, reference)
     with torch.no_grad():
-        before = model(input_ids=ids.to(model.device), use_cache=False).logits.cpu()
+        before = model(input_ids=ids.to(runs_on(model)), use_cache=False).logits.cpu()
     model.save_pretrained(request["again"])
     del model
     gc.collect()
     model, _ = load(request["again"], request)
     with torch.no_grad():
-        after = model.eval()(input_ids=ids.to(model.device), use_cache=False).logits.cpu()
+        after = model.eval()(input_ids=ids.to(runs_on(model)), use_cache=False).logits.cpu()
     said = "saved and loaded once more, the logits stay as they were"
     checks.append(_check("round-trip", said, torch.equal(before, after), difference(before, after)))
     return checks

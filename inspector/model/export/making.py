@@ -64,7 +64,8 @@ def export(
 
     The folder is written beside its target, loaded in a fresh process, compared with the muted
     model, and only then given its name; on any failure nothing of it is left. The check holds the
-    exported model in memory beside this one. A GGUF file is read back tensor by tensor instead, and
+    exported model in memory beside this one, or brings its weights in layer by layer where this one
+    does. A GGUF file is read back tensor by tensor instead, and
     run by llama.cpp where that is installed.
 
     Args:
@@ -79,12 +80,10 @@ def export(
         progress: told of each stage; may cancel.
 
     Raises:
-        ExportError: the weights are off the device, the form is not possible, the folder cannot
-            be written, there is too little memory for the check, or a check failed.
+        ExportError: the form is not possible, the folder cannot be written, there is too little
+            memory for the check, or a check failed.
         MaskError: the mask does not fit the model.
     """
-    if loaded.offloaded:
-        raise ExportError("an export needs the weights in memory: load the model without offload.")
     choice = choose(loaded, mask, form)
     folder = path_of(target)
     copies = 1 if choice.type else 2
@@ -145,6 +144,8 @@ def key_values(loaded: LoadedModel, mask: Mask, choice: Choice) -> dict[str, Key
 
 def _check_memory(loaded: LoadedModel, choice: Choice) -> None:
     """Refuse what could not be checked in the end, rather than have the system end it."""
+    if loaded.offloaded:  # and so will be what is checked
+        return
     free = memory_available(loaded.device)
     if choice.bytes * ROOM > free:
         raise ExportError(

@@ -47,6 +47,7 @@ def request_of(loaded: LoadedModel, *, own_code: bool) -> dict[str, Any]:
     config: Any = loaded.model.config
     return {
         "own_code": own_code,
+        "offload": bool(loaded.offloaded),
         "dtype": str(loaded.dtype).removeprefix("torch."),
         "device": str(loaded.device),
         "attention": config._attn_implementation,
@@ -77,7 +78,7 @@ def prove(
     Raises:
         ExportError: a check failed, or the folder cannot be loaded; says which and why.
     """
-    more = {"folder": str(folder), "again": str(work / "again")}
+    more = {"folder": str(folder), "again": str(work / "again"), "offloaded": str(work / "disk")}
     checks = ask(fresh.__file__, work, expected, {**request, **more}, progress=progress)
     refuse_failed(checks)
     return checks
