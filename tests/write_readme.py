@@ -6,9 +6,12 @@
 from __future__ import annotations
 
 import inspect
+import json
+import math
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from packaging.requirements import Requirement
 from write_requirements import ROOT, constraints
@@ -26,6 +29,7 @@ from inspector.model.sources import FORMS
 from inspector.results.files import KINDS
 
 README = ROOT / "README.md"
+MEASURED = ROOT / "tests" / "bench" / "table.json"
 MARKED = re.compile(r"(<!-- made from the code: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -165,6 +169,58 @@ def exports() -> str:
     return table(["format", "what it is", *readers], rows)
 
 
+def measured() -> str:
+    """Every method at equal shares of parameters removed, as tests/bench/table.py measured it."""
+    found = json.loads(MEASURED.read_text(encoding="utf-8"))
+    about, measures = found["about"], found["measures"]
+    shares = sorted({int(share) for runs in found["methods"].values() for share in runs})
+
+    def at(name: str, share: int) -> dict[str, Any] | None:
+        """What was measured; None where nothing was, an empty one where nothing can be."""
+        run = found["methods"].get(name, {}).get(str(share))
+        return {} if run and run["mask"] is None else run and measures.get(run["mask"])
+
+    def perplexity(name: str, share: int) -> float:
+        return (at(name, share) or {}).get("perplexity", math.inf)
+
+    least = {share: min(perplexity(name, share) for name in METHODS) for share in shares}
+
+    def cell(values: dict[str, Any] | None, best: float | None = None) -> str:
+        if not values:
+            return "not measured" if values is None else "cannot"
+        text = _rounded(values["perplexity"])
+        text = f"**{text}**" if values["perplexity"] == best else text
+        return " / ".join([text, *(f"{100 * values[task]:.1f}" for task in ("arc_easy", "piqa"))])
+
+    def seconds(name: str) -> str:
+        times = [run.get("seconds", 0.0) for run in found["methods"].get(name, {}).values()]
+        return f"{max(times):,.0f} s" if times else "-"
+
+    rows = [["untouched", *[cell(measures[""])] * len(shares), "-"]]
+    for name in sorted(METHODS, key=lambda name: [perplexity(name, share) for share in shares[1:]]):
+        cells = [cell(at(name, share), least[share]) for share in shares]
+        rows.append([code(name), *cells, seconds(name)])
+    search, check = about["search"], about["check"]
+    said = (
+        f"{about['model']} in {about['dtype']} on {about['threads']} threads. Searched on "
+        f"{search['windows']} windows of {search['length']} tokens of {search['name']}; perplexity "
+        f"on the first {check['windows']} windows of {check['length']:,} tokens of "
+        f"{check['name']} / accuracy on the first {about['items']} items of arc_easy / of piqa, in "
+        f"percent. EvoPress: {about['evolution']['generations']} generations of "
+        f"{about['evolution']['offspring']} after {about['evolution']['starts']} random masks, on "
+        f"{about['evolution']['search_tokens'].replace(',', ' and ')} tokens."
+    )
+    header = ["method", *(f"{share} % of parameters" for share in shares), "search"]
+    return said + "\n\n" + table(header, rows)
+
+
+def _rounded(value: float) -> str:
+    """Three digits at least, and no more than two behind the point."""
+    if value >= 1e5:
+        return f"{value:.0e}".replace("e+0", "e").replace("e+", "e")
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.2f}" if value < 100 else f"{value:.1f}"
+
+
 def bounds() -> str:
     """The versions that are needed: Python's, and the tested ones of what the numbers rest on."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -196,6 +252,7 @@ PARTS: dict[str, Callable[[], str]] = {
         formats,
         commands,
         exports,
+        measured,
         bounds,
     )
 }

@@ -36,10 +36,10 @@ from inspector.model.placing import (
     gpus_free,
     placement,
 )
-from inspector.model.positions import with_scaled_positions
 from inspector.model.probe import probe
 from inspector.model.sources import Source, check_folder, fetch, fingerprint, parse
 from inspector.model.tiny import tiny_config, tiny_model, tiny_tokenizer
+from inspector.model.unread import check_biases, with_scaled_positions
 from inspector.units import KINDS
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -353,6 +353,8 @@ def _model(
             f"the layers of {source.text} do not fit the memory of the GPUs one by one: "
             "keep the weights elsewhere (--offload)."
         )
+    if source.kind == "gguf":
+        check_biases(model, Path(source.name))
     missing = (key for key in report["missing_keys"] if export is None or not export.lacks(key))
     lacking = sorted([*missing, *(key[0] for key in report["mismatched_keys"])])
     if lacking:

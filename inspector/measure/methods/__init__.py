@@ -368,7 +368,7 @@ METHODS: dict[str, Method] = {
             metrics=("loss-per-parameter",),
             way="swapping",
             calibration="several windows of text like that which the model is for",
-            cost="C candidates at first, some of the rest at every step; every round of swaps takes "
+            cost="C candidates at first, some of the rest at every step; a round of swaps measures "
             "what is removed and 24 masks",
             note="Greedy over attention and FFN units by the loss that a unit adds for each "
             "parameter that it saves; only those are scored anew that earlier scores do not rule "

@@ -110,6 +110,20 @@ def test_the_proof_of_an_offloaded_model(tmp_path: Path, monkeypatch: pytest.Mon
     assert {"logits", "cached", "padded", "greedy"} <= {check["name"] for check in made.checks}
 
 
+@pytest.mark.parametrize("mask", ["2", "0.attn,2"])
+def test_a_model_loaded_with_offload(mask: str, folder: Path, tmp_path: Path) -> None:
+    """The checking process brings the export's weights in layer by layer, too."""
+    there = load(str(folder), dtype="fp32", device="cpu")
+    subject = load(str(folder), dtype="fp32", device="cpu", offload=str(tmp_path))
+    expected = export(there, there.mask(mask), tmp_path / "there")
+    made = export(subject, subject.mask(mask), tmp_path / "subject")
+    assert all(check["passed"] for check in made.checks)
+    assert [check["name"] for check in made.checks] == [check["name"] for check in expected.checks]
+    assert files(tmp_path / "subject") == files(tmp_path / "there")
+    # Of the model itself nothing has stayed in memory.
+    assert all(each.device.type == "meta" for each in subject.model.parameters())
+
+
 def test_files_in_another_dtype(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """transformers leaves offloaded weights in the model's own files, as they are there."""
     there = load(str(folder), dtype="bf16", device="cpu")

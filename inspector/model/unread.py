@@ -1,9 +1,12 @@
-"""Scaled positions of a GGUF file, which transformers leaves unread.
+"""What transformers leaves unread in a GGUF file: scaled positions, and biases.
 
 transformers 5.23 takes the base of the frequencies from a GGUF file and nothing else: it maps
 neither the tensor `rope_freqs.weight` (Llama 3.1 and later) nor the keys `ARCH.rope.scaling.*`
 (`modeling_gguf_pytorch_utils.py`; of gpt-oss alone it reads the keys). A model opened so is wrong,
 the more the longer the text. Here the file is asked, and its config is put right, or refused.
+
+It also passes over every tensor that the architecture, as it builds it, has no parameter for:
+llama.cpp's `llama` may have biases, transformers' Llama then has none.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from inspector.errors import LoadError
@@ -83,6 +87,21 @@ def with_scaled_positions(config: Any, file: Path) -> Any:
         )
     text.rope_parameters = {**rope, **said[0]}
     return config
+
+
+def check_biases(model: nn.Module, file: Path) -> None:
+    """Refuse a model that was opened without the biases which its GGUF file has.
+
+    Raises:
+        LoadError: says so, and what to do.
+    """
+    biases = sorted(name for name in read_header(file).tensors if name.endswith(".bias"))
+    if biases and not any(name.endswith("bias") for name, _ in model.named_parameters()):
+        raise LoadError(
+            f"{file.name} has {len(biases)} biases ({biases[0]}, ...), which transformers leaves "
+            f"out of a {type(model).__name__}, so that the model would be wrong: load its "
+            "safetensors."
+        )
 
 
 def _said(header: Header) -> list[dict[str, Any]]:

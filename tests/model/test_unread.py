@@ -1,4 +1,4 @@
-"""Scaled positions of GGUF files: read where transformers has a place for them, else refused."""
+"""Scaled positions and biases of GGUF files: read where transformers can, else refused."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from inspector.model import loading
 from inspector.model.export import making
 from inspector.model.export.making import export
 from inspector.model.loading import load, size_of
-from inspector.model.positions import FREQS, LLAMA3, read_header
+from inspector.model.unread import FREQS, LLAMA3, read_header
 from tests import plain
 from tests.model.export import words
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 LLAMA31 = {"rope_type": "llama3", "factor": 8.0, **LLAMA3}
+PLAIN = {"rope_theta": 500000.0, "rope_type": "default"}
 LONG = 600
 """Tokens, at which the frequencies that are slowed down tell."""
 
@@ -60,6 +61,17 @@ def test_a_file_with_scaled_positions_computes_as_its_source(
     loading._gguf_config.cache_clear()
     assert apart() > 1e-2
     loading._gguf_config.cache_clear()
+
+
+def test_biases_that_would_be_left_out_are_refused(tmp_path: Path) -> None:
+    source = words.model(tmp_path / "model", attention_bias=True, rope_parameters=PLAIN)
+    export(source, source.mask("2"), tmp_path / "out", form="gguf:f32")
+    assert any(
+        name.endswith("attn_q.bias")
+        for name in read_header(tmp_path / "out" / "model.gguf").tensors
+    )
+    with pytest.raises(LoadError, match=r"has 12 biases .*LlamaForCausalLM.* load its safetensors"):
+        load(str(tmp_path / "out" / "model.gguf"), dtype="fp32", device="cpu")
 
 
 def test_what_is_exported_of_such_a_file_has_them_too(
