@@ -169,7 +169,7 @@ def _run(loaded: LoadedModel, row: Method, text: Windows, share: int, path: Path
 
 
 def _measures(loaded: LoadedModel, mask: Mask, check: Windows, options: Options) -> Record:
-    """Perplexity, each task's accuracy with its standard error, and the `seconds` all of it took."""
+    """Perplexity, each task's accuracy with its standard error, and the `seconds` it all took."""
     begun = time.perf_counter()
     found = {"perplexity": summary(losses(loaded, check, mask))["perplexity"]}
     asked = benchmark(
