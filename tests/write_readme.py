@@ -21,7 +21,8 @@ from inspector.cli.arguments import COMMON, Argument
 from inspector.cli.commands import COMMANDS
 from inspector.measure import corpus
 from inspector.measure.foreign import FORMATS
-from inspector.measure.methods import METHODS, SCORES, WAYS
+from inspector.measure.methods import METHODS, WAYS
+from inspector.measure.methods.goals import SCORES
 from inspector.measure.metrics import METRICS
 from inspector.model.export import forms
 from inspector.model.families import FAMILIES

@@ -13,6 +13,7 @@ from inspector.errors import ResultError
 from inspector.jobs import Progress, part, silent
 from inspector.measure.budget import Budget, Share, Size
 from inspector.measure.corpus import Windows
+from inspector.measure.kept import Kept
 from inspector.measure.methods import check_lazy, evopress, method_named, one_by_one, swaps, window
 from inspector.measure.methods.choices import Group, choices, reach
 from inspector.measure.methods.evolution import Evolution, planned_for
@@ -151,6 +152,7 @@ def prune(
         verify=verify,
         memory=memory,
         plan=planned,
+        kept=Kept() if memory is None else Kept(0),
         parameters=math.ceil((budget.shares[0] or 0) * loaded.parameters),
         ranks=ranks,
     )

@@ -26,6 +26,7 @@ import torch
 from inspector.errors import MaskError
 from inspector.jobs import Progress, silent
 from inspector.measure.corpus import Windows
+from inspector.measure.kept import Kept
 from inspector.measure.metrics import Metric
 from inspector.measure.ranks import ALONE, Ranks
 from inspector.measure.scoring import (
@@ -38,13 +39,12 @@ from inspector.measure.scoring import (
     steady_rows,
     ticker,
     token_values,
-    untouched,
     window_sums,
 )
 from inspector.measure.sweep import NOTE, at_once, held_bytes, side_by_side, work
 from inspector.measure.waves import Candidate, waves, waves_of_all
 from inspector.model.loaded import LoadedModel
-from inspector.model.replay import record, to_logits
+from inspector.model.replay import to_logits
 from inspector.units import Mask
 
 GROUPS = 4
@@ -87,6 +87,7 @@ def race(
     promising: Sequence[Candidate] = (),
     progress: Progress = silent,
     memory: int | None = None,
+    kept: Kept | None = None,
     ranks: Ranks = ALONE,
 ) -> Raced:
     """The candidates' divergences under the mask, in full for the lowest one at least.
@@ -106,6 +107,7 @@ def race(
         promising: candidates, those first that probably cost least; unknown ones may be missing.
         progress: called after every few windows.
         memory: bound in bytes on the streams held at once, as for `sweep`.
+        kept: what is kept of this model on these windows, on top of that bound.
         ranks: processes that share the work; what it took is added up over them.
 
     Raises:
@@ -115,7 +117,8 @@ def race(
     if not len(windows):
         raise MaskError("there is no window of text to measure on.")
     early_exit = early_exit and not loaded.brought_by_layer
-    going = _Race(loaded, windows, mask, chosen, metric, early_exit, memory, progress, ranks)
+    kept = kept or Kept(0)
+    going = _Race(loaded, windows, mask, chosen, metric, early_exit, memory, kept, progress, ranks)
     with memory_levers(windows.ids.shape[1]):
         if loaded.brought_by_layer:
             going.go_side_by_side()
@@ -138,11 +141,12 @@ class _Race:
         metric: Metric,
         early_exit: bool,
         memory: int | None,
+        kept: Kept,
         progress: Progress,
         ranks: Ranks,
     ) -> None:
         self.loaded, self.mask, self.chosen, self.ranks = loaded, mask, chosen, ranks
-        self.metric, self.early_exit, self.memory = metric, early_exit, memory
+        self.metric, self.early_exit, self.memory, self.kept = metric, early_exit, memory, kept
         self.count, self.length = windows.ids.shape
         tokens = min(256, windows.ids.numel() // GROUPS)
         self.groups = list(groups(windows.ids, tokens=tokens))
@@ -213,22 +217,20 @@ class _Race:
 
     def go(self, number: int, left: Sequence[Candidate]) -> None:
         """Measure candidates on a group."""
-        _, ids = self.groups[number]
+        first, ids = self.groups[number]
         if not left:
             return
-        reference = untouched(self.loaded, ids)
+        reference = self.kept.untouched(self.loaded, first, ids)
         if self.loaded.not_replayable:
             for each in left:
                 self._plainly(number, each, reference)
             return
         known = ready(self.loaded, reference).flatten(0, 1)
         fit = at_once(self.loaded, ids.numel(), len(left), self.memory)
-        self.held = max(self.held, held_bytes(self.loaded, ids.numel(), fit))
-        base, calls = record(self.loaded, ids)
-        found = waves(
-            self.loaded, base, calls, self.mask, left, fit, steady=True, own=False,
-            tick=self.tick,
-        )  # fmt: skip
+        trunk = self.kept.trunk(self.loaded, first, ids, self.mask)
+        held = held_bytes(self.loaded, ids.numel(), fit) + self.kept.bytes
+        self.held = max(self.held, held)
+        found = waves(trunk, self.mask, left, fit, steady=True, own=False, tick=self.tick)
         for wave, streams in found:
             self._head(number, [each for each in wave if each], streams, known)
 

@@ -17,6 +17,7 @@ import torch
 from inspector.errors import MaskError, OutOfMemory
 from inspector.jobs import Progress, part, silent
 from inspector.measure.corpus import Windows
+from inspector.measure.kept import Kept
 from inspector.measure.metrics import Metric, metric_named
 from inspector.measure.ranks import ALONE, Ranks
 from inspector.measure.scoring import (
@@ -27,13 +28,11 @@ from inspector.measure.scoring import (
     predicted,
     stream_sums,
     ticker,
-    untouched,
     window_sums,
 )
 from inspector.measure.sizes import readable_bytes
 from inspector.measure.waves import Candidate, waves, waves_of_all
 from inspector.model.loaded import LoadedModel
-from inspector.model.replay import record
 from inspector.results.scores import Scores
 from inspector.units import Mask, Unit
 
@@ -58,6 +57,7 @@ def sweep(
     grain: str = "unit",
     progress: Progress = silent,
     memory: int | None = None,
+    kept: Kept | None = None,
     ranks: Ranks = ALONE,
 ) -> Scores:
     """The cost of muting each unit, or each whole layer, one at a time under the current mask.
@@ -73,6 +73,7 @@ def sweep(
         progress: called after every few windows, with the `Scores` so far as `partial`.
         memory: bound in bytes on the streams held at once, `STREAM_BYTES` by default. The weights,
             and what a single pass takes inside a layer and in the head, come on top of it.
+        kept: what is kept of this model on these windows, on top of that bound.
         ranks: processes that share the windows out, a group at a time; the scores are those of one
             process to the last bit.
 
@@ -83,7 +84,7 @@ def sweep(
     started = time.perf_counter()
     row = metric_named(metric)
     chosen = together(candidates(loaded, mask, units), grain)
-    totals = Totals(row, [None, *chosen])
+    totals, kept = Totals(row, [None, *chosen]), kept or Kept(0)
     result = None
     count, held, read = len(windows), 0, loaded.bytes_read
     texts = [ids for _, ids in groups(windows.ids)]
@@ -95,7 +96,7 @@ def sweep(
         tick = ticker(here, windows_here * work(loaded, chosen), NOTE)
         fit = at_once(loaded, some[0].numel(), len(chosen), memory)
         found: dict[Candidate | None, list[float]] = {each: [] for each in totals.sums}
-        for each, sums in _sums(loaded, row, some, mask, chosen, fit, tick):
+        for each, sums in _sums(loaded, row, some, mask, chosen, fit, kept, first, tick):
             found[each] += sums.tolist()
         return list(found.values())
 
@@ -104,7 +105,8 @@ def sweep(
         for (first, some), found in ranks.spread(batches, measured):
             done = first + sum(map(len, some))
             fit = at_once(loaded, some[0].numel(), len(chosen), memory)
-            held = max(held, held_bytes(loaded, sum(ids.numel() for ids in some), fit))
+            tokens = sum(ids.numel() for ids in some)
+            held = max(held, held_bytes(loaded, tokens, fit) + kept.bytes)
             for each, sums in zip(totals.sums, found, strict=True):
                 totals.add(each, sums, predicted(row, windows.ids.shape[1]))
             means = totals.means()
@@ -254,9 +256,14 @@ def _sums(
     mask: Mask,
     chosen: list[Candidate],
     fit: int,
+    kept: Kept,
+    first: int,
     tick: Tick,
 ) -> Iterator[tuple[Candidate | None, torch.Tensor]]:
-    """For texts of a few windows [w, T]: each candidate and its sums [w]; None is the mask."""
+    """For texts of a few windows [w, T]: each candidate and its sums [w]; None is the mask.
+
+    `first` is the number of the first window.
+    """
     if loaded.brought_by_layer:
         for one in waves_of_all(
             loaded, texts, mask, chosen, fit, reference=metric.against_logits, tick=tick
@@ -267,12 +274,13 @@ def _sums(
             )
         return
     for ids in texts:
-        reference = untouched(loaded, ids) if metric.against_logits else None
+        here, first = first, first + len(ids)
+        reference = kept.untouched(loaded, here, ids) if metric.against_logits else None
         if loaded.not_replayable:
             yield from _plain_sums(loaded, metric, ids, mask, chosen, reference, tick)
             continue
-        base, calls = record(loaded, ids)
-        for names, streams in waves(loaded, base, calls, mask, chosen, fit, tick=tick):
+        trunk = kept.trunk(loaded, here, ids, mask)
+        for names, streams in waves(trunk, mask, chosen, fit, tick=tick):
             yield from _of_streams(loaded, metric, names, streams, ids, reference, tick)
 
 

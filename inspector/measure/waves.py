@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from inspector.measure.kept import Trunk
 from inspector.measure.scoring import Tick, idle, through, through_in_place
 from inspector.model.loaded import LoadedModel
 from inspector.model.replay import Calls, record
@@ -22,9 +23,7 @@ Candidate = tuple[Unit, ...]
 
 
 def waves(
-    loaded: LoadedModel,
-    base: torch.Tensor,
-    calls: Calls,
+    trunk: Trunk,
     mask: Mask,
     chosen: Sequence[Candidate],
     size: int,
@@ -35,13 +34,10 @@ def waves(
 ) -> Iterator[tuple[Sequence[Candidate | None], torch.Tensor]]:
     """Candidates in waves, and what leaves the last layer for each: [n, w, T, H].
 
-    The base row goes through the layers once, over all waves: each wave takes it up at its first
-    candidate's layer and leaves it at its last one's.
+    Each of them joins from the trunk, which goes through the layers once, over all waves.
 
     Args:
-        loaded: the model.
-        base: what enters layer 0 for a few windows, [w, T, H].
-        calls: how the layers are called.
+        trunk: of a few windows [w, T] under the mask.
         mask: what is muted already.
         chosen: the candidates, in the order of the forward pass.
         size: candidates in a wave.
@@ -49,20 +45,18 @@ def waves(
         own: at last give what leaves it under the mask itself, too, as [None].
         tick: told of the work done.
     """
-    at = 0  # the layer that `base` is about to enter
+    loaded = trunk.loaded
     with mute_units(loaded, mask), torch.no_grad():
         for start in range(0, len(chosen), size):
             wave = _Wave(loaded, mask, chosen[start : start + size], steady, tick)
+            base = trunk.before(wave.first)
             rows = base.new_empty((len(wave.chosen), *base.shape))
-            for layer in range(at, loaded.depth):
-                wave.through(layer, rows, base, calls)
-                if layer < wave.last:
-                    base, at = through(loaded, layer, base, calls), layer + 1
+            for layer in range(wave.first, loaded.depth):
+                base = trunk.before(layer) if layer <= wave.last else base
+                wave.through(layer, rows, base, trunk.calls)
             yield wave.chosen, rows
-        for layer in range(at, loaded.depth if own else 0):
-            base = through(loaded, layer, base, calls)
-    if own:
-        yield [None], base.unsqueeze(0)
+        if own:
+            yield [None], trunk.end().unsqueeze(0)
 
 
 @dataclass
@@ -151,8 +145,9 @@ class _Wave:
     ) -> None:
         self.loaded, self.mask, self.chosen = loaded, mask, chosen
         self.steady, self.tick, self.joined = steady, tick, 0
-        self.last = max((each[0].layer for each in chosen), default=0)
-        """The last layer in which a candidate joins."""
+        layers = [each[0].layer for each in chosen]
+        self.first, self.last = min(layers, default=0), max(layers, default=0)
+        """The first and the last layer in which a candidate joins."""
 
     def through(self, layer: int, rows: torch.Tensor, base: torch.Tensor, calls: Calls) -> None:
         """Take those that have joined through a layer, and have its own candidates join.

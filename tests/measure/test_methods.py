@@ -16,8 +16,9 @@ from inspector.errors import MaskError, ResultError
 from inspector.measure import racing, scoring
 from inspector.measure import sweep as sweep_module
 from inspector.measure.corpus import Windows
-from inspector.measure.methods import METHODS, SCORES, WAYS, method_named, scores, window
+from inspector.measure.methods import METHODS, WAYS, method_named, scores, window
 from inspector.measure.methods.choices import choices, stretches
+from inspector.measure.methods.goals import SCORES
 from inspector.measure.methods.search import Search, lowest
 from inspector.measure.metrics import METRICS
 from inspector.measure.perplexity import perplexity

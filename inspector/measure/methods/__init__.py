@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from inspector.errors import ResultError
+from inspector.measure.methods.goals import SCORES, SWEPT
 from inspector.units import KINDS
 
 WAYS = {
@@ -24,7 +25,6 @@ WAYS = {
 GREEDY = "k C - k (k - 1) / 2 candidates for k removals out of C"
 ONE_SWEEP = "C candidates, once"
 ONE_PASS = "one forward pass without the head"
-HALF_MORE = f"{ONE_PASS}, and the attentions once more"
 THERE_AND_BACK = "two forward passes and one backward pass in fp32"
 NO_PASS = "no pass"
 EVOLVED = (
@@ -34,48 +34,11 @@ EVOLVED = (
 
 
 @dataclass(frozen=True)
-class Score:
-    """What methods go by besides the metrics of a sweep (`measure.metrics`); lower goes first."""
-
-    name: str
-    label: str
-    unit: str
-    formula: str
-
-
-SCORES: dict[str, Score] = {
-    score.name: score
-    for score in (
-        Score("perplexity", "perplexity", "", "exp(NLL) of the search text without the candidate"),
-        Score(
-            "loss-per-parameter",
-            "loss per parameter",
-            "nats per token and million parameters",
-            "(NLL - NLL under the current mask) / parameters of the candidate",
-        ),
-        Score("turn", "turn of the stream", "", "1 - mean over tokens of cos(x, x + f)"),
-        Score("influence", "Block Influence", "", "1 - mean over tokens of cos(x_i, x_i+1)"),
-        Score("influence-flat", "flat Block Influence", "", "1 - cos(X_i, X_i+1), all tokens flat"),
-        Score("distance", "angular distance", "of pi", "arccos(cos(x_l, x_l+n)) / pi, last token"),
-        Score("l1", "l1 magnitude", "", "sum over the layer's tensors of |W|_1"),
-        Score("l2", "l2 magnitude", "", "sum over the layer's tensors of |W|_2"),
-        Score("taylor", "Taylor importance", "nats per token", "sum of |W dNLL/dW| of the layer"),
-        Score("random", "random number", "", "drawn by the method's seed"),
-        Score("from-end", "layers after it", "", "the number of layers behind the layer"),
-    )
-}
-"""x is the stream that enters, f what a unit adds to it, x_i what enters layer i."""
-
-SWEPT = {"perplexity": "nll", "loss-per-parameter": "nll"}
-"""Scores that are had from a metric of a sweep, and from which."""
-
-
-@dataclass(frozen=True)
 class Method:
     """One row; in every method the lowest score goes first.
 
     `metrics` are the scores that it can go by, the default first: names of `measure.metrics` or of
-    `SCORES`. `grain` is what one removal takes: a `unit`, of one of `kinds`, or a whole `layer`.
+    `goals`. `grain` is what one removal takes: a `unit`, of one of `kinds`, or a whole `layer`.
     `way` is one of `WAYS`. `keep` are the numbers of first and of last layers that it never
     removes, counted among those that are on at the start. `order` decides between equal scores:
     `forward`, `attn_first` (all attentions, then all FFNs) or `module` (by the modules' names); the
@@ -147,7 +110,7 @@ def _drop(what: str, kinds: tuple[str, ...], *, iterative: bool) -> Method:
         calibration=_DROP_TEXT,
         kinds=kinds,
         way="iterative" if iterative else "one-shot",
-        cost=f"{HALF_MORE}, at every step" if iterative else HALF_MORE,
+        cost=f"{ONE_PASS}, at every step" if iterative else ONE_PASS,
         note=f"{again} Over {words}, by how little a unit turns the residual stream that it adds "
         "to, the norm in front of it counted in.",
     )
@@ -259,7 +222,7 @@ METHODS: dict[str, Method] = {
             metrics=("distance",),
             grain="layer",
             way="window",
-            cost=HALF_MORE,
+            cost=ONE_PASS,
             calibration="c4",
             note="At step n the n neighbouring layers across which the last token's stream turns "
             "least. The window of a step need not contain that of the one before: layers come "

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 
 from inspector.jobs import Progress
-from inspector.measure.methods import SWEPT
 from inspector.measure.methods.choices import Group
+from inspector.measure.methods.goals import SWEPT
 from inspector.measure.methods.search import Measured, Search, need_layers
 from inspector.measure.methods.taylor import layer_parameters, taylor
 from inspector.measure.metrics import METRICS
@@ -81,6 +81,7 @@ def _raced(
         promising=sorted(before, key=lambda group: before[group]),
         progress=progress,
         memory=search.memory,
+        kept=search.kept,
         ranks=search.ranks,
     )
     return Measured(
@@ -103,6 +104,7 @@ def _swept(search: Search, mask: Mask, groups: Sequence[Group], progress: Progre
         grain=search.row.grain,
         progress=progress,
         memory=search.memory,
+        kept=search.kept,
         ranks=search.ranks,
     )
     scores = {group: found.scores[str(group[0])] for group in groups}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from inspector.errors import MaskError, ResultError
 from inspector.measure.corpus import Windows
+from inspector.measure.kept import Kept
 from inspector.measure.methods import Method
 from inspector.measure.methods.choices import Group
 from inspector.measure.methods.evolution import Plan
@@ -25,7 +26,8 @@ class Search:
     """A method at work: what it searches in, by which score, and for how many steps at most.
 
     `plan` is that of an evolutionary search, whose steps are the starts and the generations.
-    `parameters` are those that the run is to remove at least, 0 where they do not bound it.
+    `parameters` are those that the run is to remove at least, 0 where they do not bound it. `kept`
+    are streams that one step leaves to the next.
     `ranks` are the processes that search together.
     """
 
@@ -44,6 +46,7 @@ class Search:
     memory: int | None = None
     plan: Plan | None = None
     parameters: int = 0
+    kept: Kept = field(default_factory=Kept)
     ranks: Ranks = ALONE
 
     @property
