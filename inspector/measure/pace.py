@@ -20,6 +20,7 @@ from inspector.measure.methods.evolution import (
     layer_runs,
     muting,
 )
+from inspector.measure.methods.goals import SWEPT
 from inspector.measure.metrics import METRICS
 from inspector.measure.scoring import stream_sums, through
 from inspector.model.loaded import LoadedModel
@@ -28,8 +29,8 @@ from inspector.units import Mask
 
 ROWS, LENGTH = 4, 256
 
-PASSES = {"influence": 1.0, "influence-flat": 1.0, "turn": 1.5, "distance": 1.5}
-"""Runs of each layer that a score takes: an attention by itself counts as half of one."""
+ONE_PASS = ("influence", "influence-flat", "turn", "distance")
+"""Scores that run each layer once, without the head."""
 
 NO_PASS = ("l1", "l2", "random", "from-end")
 
@@ -59,11 +60,14 @@ class Pace:
         The candidates of an iterative method thin out evenly over the depth. None where it is not
         known: a backward pass is not among what `pace` measures.
         """
-        if metric in NO_PASS or metric in PASSES:
-            return PASSES.get(metric, 0) * self.depth * self.layer * tokens * _rounds(row, steps)
-        if metric not in self.head and metric != "perplexity":
+        if metric in NO_PASS:
+            return 0.0
+        if metric in ONE_PASS:
+            return self.depth * self.layer * tokens * _rounds(row, steps)
+        swept = SWEPT.get(metric, metric)
+        if swept not in self.head:
             return None
-        whole = self.sweep(groups, tokens, metric="nll" if metric == "perplexity" else metric)
+        whole = self.sweep(groups, tokens, metric=swept)
         count = len(groups)
         return sum(whole * (count - step) / count for step in range(_rounds(row, steps)))
 

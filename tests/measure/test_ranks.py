@@ -59,9 +59,9 @@ def together(size: int, work: Callable[[Ranks], T]) -> list[T]:
 
 
 def bare(run: Trajectory) -> Trajectory:
-    """Without times."""
+    """Without times, and without what each process holds for itself."""
     stamp = dataclasses.replace(run.provenance, seconds=0.0, created="")
-    steps = [dataclasses.replace(step, seconds=0.0) for step in run.steps]
+    steps = [dataclasses.replace(step, seconds=0.0, stream_bytes=0) for step in run.steps]
     return dataclasses.replace(run, steps=steps, provenance=stamp)
 
 

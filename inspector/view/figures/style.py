@@ -47,6 +47,7 @@ METRICS = {
     "js-reversed": ("reversed JS divergence of the logits", "nats per token"),
     "angular": ("angular distance of the logits", "radians per token"),
     "norm": ("distance of the logits", "Frobenius norm per window"),
+    "loss-per-parameter": ("rise of the NLL for what is saved", "nats per token and million"),
     "turn": ("turn of the stream, 1 - cosine", ""),
     "influence": ("Block Influence, 1 - cosine", ""),
     "influence-flat": ("Block Influence of all tokens laid end to end", ""),
