@@ -228,61 +228,105 @@ def angular(loaded: LoadedModel, ids: torch.Tensor, remove: int) -> Plan:
 # Searches over whole masks
 
 
-def swap_units(loaded: LoadedModel, ids: torch.Tensor, remove: int, wanted: int = 0) -> Plan:
-    """`ours`: the least loss per parameter, and swaps that the even and the odd windows agree on.
+def exchange(loaded: LoadedModel, ids: torch.Tensor, remove: int, wanted: int = 0) -> Plan:
+    """`ours`: the least loss per parameter, and exchanges that even and odd windows agree on.
 
     `wanted` are the parameters to remove at least, where they bound the run.
     """
-    size = {unit: loaded.info(unit).parameters / 1e6 for unit in all_units(loaded.depth)}
-    gone: set[Unit] = set()
+    size = {unit: loaded.info(unit).parameters for unit in all_units(loaded.depth)}
     known: dict[Unit, float] = {}
+    gone: set[Unit] = set()
     plan: Plan = []
+
+    def total(units: Iterable[Unit]) -> int:
+        return sum(size[unit] for unit in units)
 
     def halves(gone: set[Unit]) -> list[float]:
         return [nll(loaded, half, gone) for half in (ids[::2], ids[1::2]) if len(half)]
 
-    for _ in range(remove):
+    def layers_left() -> list[tuple[Unit, ...]]:
+        """The eight whole layers that seem cheapest by what their units cost alone."""
+        both = [tuple(layer(i)) for i in range(loaded.depth) if not gone & set(layer(i))]
+        guess = {pair: sum(known[u] * size[u] for u in pair) / total(pair) for pair in both}
+        return sorted(both, key=lambda pair: (guess[pair], pair))[:8] if wanted else []
+
+    for number in range(remove):
         left = [unit for unit in size if unit not in gone]
         now = nll(loaded, ids, gone)
+        fresh: dict[tuple[Unit, ...], float] = {}
 
-        def score(unit: Unit, gone: set[Unit] = gone, now: float = now) -> float:
-            return (nll(loaded, ids, gone | {unit}) - now) / size[unit]
+        def score(
+            groups: Iterable[tuple[Unit, ...]],
+            fresh: dict[tuple[Unit, ...], float] = fresh,
+            gone: set[Unit] = gone,
+            now: float = now,
+        ) -> None:
+            for group in groups:
+                if group not in fresh:
+                    added = nll(loaded, ids, gone | set(group)) - now
+                    fresh[group] = 1e6 * added / total(group)
 
         queue = sorted(left, key=lambda unit: known.get(unit, -math.inf))
-        fresh: dict[Unit, float] = {}
         many = 4 if known else len(left)
         while queue:
-            fresh |= {unit: score(unit) for unit in queue[:many]}
+            score([(unit,) for unit in queue[:many]])
             queue, many = queue[many:], 2 * many
             if queue and min(fresh.values()) < known[queue[0]]:
                 break
-        scores = {unit: fresh[unit] if unit in fresh else known[unit] for unit in left}
-        chosen = min(left, key=scores.__getitem__)
-        wanting = wanted / 1e6 - sum(size[unit] for unit in gone)
-        if 0 < wanting < size[chosen]:
-            enough = [unit for unit in left if size[unit] >= wanting]
-            scores |= {unit: score(unit) for unit in enough}
-            chosen = min(enough, key=lambda unit: scores[unit] * size[unit])
-        known |= scores
-        gone = gone | {chosen}
-        for _ in range(4 if len(gone) > 1 else 0):
-            back = {unit: sum(halves(gone - {unit})) / size[unit] for unit in sorted(gone)}
-            others = sorted(set(size) - gone, key=lambda unit: (known[unit], unit))
-            swaps = [
+        known |= {unit: fresh[unit,] for unit in left if (unit,) in fresh}
+        score(layers_left())
+        chosen = min(fresh, key=lambda group: (fresh[group], group))
+        wanting = wanted - total(gone)
+        if 0 < wanting < total(chosen):
+            score([(unit,) for unit in left if size[unit] >= wanting])
+            enough = [group for group in fresh if total(group) >= wanting]
+            chosen = min(enough, key=lambda group: (fresh[group] * total(group), group))
+        known |= {unit: fresh[unit,] for unit in left if (unit,) in fresh}
+        known |= dict.fromkeys(chosen, fresh[chosen])
+        scores = {str(unit): known[unit] for unit in left}
+        gone = gone | set(chosen)
+
+        last = total(gone) >= wanted if wanted else number + 1 == remove
+        for _ in range((4 if last else 1) if len(gone) > 1 else 0):
+            before, saved = halves(gone), total(gone)
+            worth = {
+                unit: (nll(loaded, ids, gone) - nll(loaded, ids, gone - {unit})) / size[unit]
+                for unit in gone
+            }
+            dear = sorted(gone, key=lambda unit: (-worth[unit], unit))
+            cheap = sorted(set(size) - gone, key=lambda unit: (known[unit], unit))
+            trials = [
                 gone - {old} | {new}
-                for old in sorted(back, key=back.__getitem__)[:2]
-                for new in [
-                    unit for unit in others if (unit.kind, size[unit]) == (old.kind, size[old])
-                ][:12]
+                for old in ([] if wanted else dear[:2])
+                for new in [u for u in cheap if (u.kind, size[u]) == (old.kind, size[old])][:12]
             ]
-            before = halves(gone)
-            found = [(halves(each), each) for each in swaps]
+            least = min(saved, wanted)
+            for group in [*((unit,) for unit in cheap[:12]), *layers_left()] if wanted else []:
+                trial = gone | set(group)
+                for unit in dear:
+                    if worth[unit] > 0 and total(trial) - size[unit] >= least:
+                        trial = trial - {unit}
+                trials.append(trial)
+            for old in dear[:6] if wanted else []:
+                trial = gone - {old}
+                for unit in cheap:
+                    trial = trial | ({unit} if total(trial) < least else set())
+                trials.append(trial)
+            found = [
+                (halves(each), each) for each in trials if total(each) >= least != 0 or not wanted
+            ]
             agreed = [each for each in found if all(map(operator.lt, each[0], before))]
             if not agreed:
                 break
-            gone = min(agreed, key=lambda each: sum(each[0]))[1]
-        plan.append((texts(gone), {str(unit): score for unit, score in scores.items()}))
+            gone = min(agreed, key=lambda each: mean_of(each[0], len(ids)))[1]
+        plan.append((texts(gone), scores))
     return plan
+
+
+def mean_of(halves: list[float], count: int) -> float:
+    """The loss of all windows from that of the even ones and that of the odd ones."""
+    sizes = (count + 1) // 2, count // 2
+    return sum(loss * size for loss, size in zip(halves, sizes, strict=False)) / count
 
 
 def evolve(

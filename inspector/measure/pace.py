@@ -100,8 +100,8 @@ class Pace:
 
 def _rounds(row: Method, steps: int) -> int:
     """How often a method scores its candidates."""
-    # What a swapping method saves by scoring lazily, its swaps take.
-    return steps if row.way in ("iterative", "swapping") else min(1, steps)
+    # What this saves by scoring lazily, its exchanges take.
+    return steps if row.way in ("iterative", "exchanges") else min(1, steps)
 
 
 def pace(loaded: LoadedModel) -> Pace:

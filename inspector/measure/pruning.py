@@ -14,7 +14,14 @@ from inspector.jobs import Progress, part, silent
 from inspector.measure.budget import Budget, Share, Size
 from inspector.measure.corpus import Windows
 from inspector.measure.kept import Kept
-from inspector.measure.methods import check_lazy, evopress, method_named, one_by_one, swaps, window
+from inspector.measure.methods import (
+    check_lazy,
+    evopress,
+    exchanges,
+    method_named,
+    one_by_one,
+    window,
+)
 from inspector.measure.methods.choices import Group, choices, reach
 from inspector.measure.methods.evolution import Evolution, planned_for
 from inspector.measure.methods.scores import scored
@@ -31,7 +38,7 @@ PROPOSE = {
     "one-shot": one_by_one.propose,
     "window": window.propose,
     "evolution": evopress.propose,
-    "swapping": swaps.propose,
+    "exchanges": exchanges.propose,
 }
 """How a method goes from step to step, by its `way`."""
 

@@ -115,7 +115,7 @@ def _chosen(loaded: LoadedModel, row: Method, text: Windows, share: int, work: P
     if _most(loaded, row) < share / 100 * loaded.parameters:
         return {"mask": None, "why": "what it may remove holds less"}
     # Methods that look at the whole budget search for every share; others pass through all of them.
-    apart = row.way in ("evolution", "swapping")
+    apart = row.way in ("evolution", "exchanges")
     wanted = share if apart else _furthest(loaded, row)
     run = _run(loaded, row, text, wanted, work / f"{row.name}-{wanted}.json")
     step = _reached(run, share)

@@ -78,7 +78,7 @@ PLANS: dict[str, Callable[[LoadedModel, torch.Tensor, int], slow.Plan]] = {
     "bi-flat": ranked(slow.flat_influence, 0, 1),
     "evopress": slow.evolve_units,
     "evopress-layer": slow.evolve_layers,
-    "ours": slow.swap_units,
+    "ours": slow.exchange,
 }
 
 
@@ -108,7 +108,7 @@ def agrees(run: Trajectory, plan: slow.Plan) -> None:
         assert set(step.restored) == gone - expected
         floor = 1e-4 if run.metric == "loss-per-parameter" else 2e-6  # of small units
         assert plain.differences(step.scores, costs, floor=floor) == [], step.step
-        if row.way != "swapping":  # which is lazy
+        if row.way != "exchanges":  # which is lazy
             fresh = row.way in ("iterative", "evolution") or number == 0
             assert set(step.score_status.values()) == {"exact" if fresh else "stale"}
         gone = expected

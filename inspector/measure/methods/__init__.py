@@ -1,7 +1,7 @@
 """The methods that choose what to remove: one table for page, CLI and README.
 
 The table is data and imports nothing heavy. What a method goes by is computed in `scores` and
-`taylor`; how it goes, step by step, in `one_by_one`, `window`, `evopress` and `swaps`.
+`taylor`; how it goes, step by step, in `one_by_one`, `window`, `evopress` and `exchanges`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ WAYS = {
     "one-shot": "scores once and removes in that order",
     "window": "one window of neighbouring layers, a layer longer at every step",
     "evolution": "searches whole masks of one size, a step whenever it has found a better one",
-    "swapping": "scores what is left lazily at every step, then swaps removed units for others",
+    "exchanges": "scores what is left lazily at every step, then exchanges what has been removed",
 }
 """How a method goes from step to step."""
 
@@ -326,19 +326,20 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             "ours",
-            "Loss per parameter, with swaps",
+            "Loss per parameter, with exchanges",
             "this project",
             metrics=("loss-per-parameter",),
-            way="swapping",
+            way="exchanges",
             calibration="several windows of text like that which the model is for",
-            cost="C candidates at first, some of the rest at every step; a round of swaps measures "
-            "what is removed and 24 masks",
+            cost="C candidates at first, some of the rest at every step; an exchange takes what is "
+            "removed and some 30 masks",
             note="Greedy over attention and FFN units by the loss that a unit adds for each "
             "parameter that it saves; only those are scored anew that earlier scores do not rule "
-            "out. After each removal up to two of the removed units may come back for up to 12 "
-            "others of their kind and size, for as long as a swap lowers the loss on the even and "
-            "on the odd windows of the text. To remove a share of the parameters, the last removal "
-            "is that which adds the least loss of all that are large enough.",
+            "out. After each removal something comes back for something else where that lowers the "
+            "loss on the even and on the odd windows of the text. To remove a share of the "
+            "parameters, whole layers go as well, exchanges may be of any size, and the last "
+            "removal is that which adds the least loss of all that are large enough; else one unit "
+            "comes back for another of its kind and size.",
         ),
     )
 }

@@ -42,6 +42,10 @@ STREAM_BYTES = 1 << 30
 KEPT_BYTES = 1 << 30
 """Bound on the untouched model's streams that are kept for the next time a window is drawn."""
 
+LEAST_TOKENS = 1024
+"""Tokens of text that go through together, however many masks there are: where masks part, few of
+them are alike, and short products are slow."""
+
 
 class Judge:
     """Scores masks on windows of a text; keeps what leaves the untouched model for later draws."""
@@ -104,7 +108,7 @@ class Judge:
         total = torch.zeros(len(masks), dtype=torch.float64)
         runs = len(numbers) * len(masks) * (self.loaded.depth + head_work(self.loaded))
         tick = ticker(progress, runs / self.ranks.size, note)
-        fit = layer_tokens(self.loaded.dtype) // (len(masks) * length)
+        fit = max(LEAST_TOKENS, layer_tokens(self.loaded.dtype) // len(masks)) // length
         at_once = max(1, min(fit, self.stream_bytes // max(1, self.window_bytes)))
         with memory_levers(length):
             pieces = (numbers[at : at + at_once] for at in range(0, len(numbers), at_once))

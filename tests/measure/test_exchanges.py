@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from inspector.errors import OutOfMemory
 from inspector.jobs import Cancelled
 from inspector.measure.corpus import Windows
-from inspector.measure.methods import swaps
+from inspector.measure.methods import exchanges
 from inspector.measure.pruning import prune
 from inspector.model.loaded import LoadedModel
 from inspector.results.trajectory import Trajectory
@@ -45,7 +46,7 @@ def masks(run: Trajectory) -> list[set[str]]:
 
 def test_swaps_equal_the_definition(deep: LoadedModel, text: Windows) -> None:
     run = ours(deep, text, remove=10)
-    plan = slow.swap_units(deep, text.ids, 10)
+    plan = slow.exchange(deep, text.ids, 10)
     assert masks(run)[1:] == [gone for gone, _ in plan]
     assert any(step.restored for step in run.steps), "no swap was made: the text tests nothing"
     for before, step in pairwise(masks(run)):
@@ -71,22 +72,37 @@ def test_both_halves_are_better_off_after_a_swap(deep: LoadedModel, text: Window
             assert slow.nll(deep, half, after) < plainly
 
 
-@pytest.mark.parametrize("share", ["8%", "15%", "30%"])
-def test_the_last_removal_only_has_to_meet_the_share(
-    deep: LoadedModel, text: Windows, share: str
+@pytest.mark.parametrize(
+    ("model_type", "count", "length", "share"),
+    [
+        ("llama", 8, 8, "8%"),
+        ("llama", 8, 8, "15%"),
+        ("llama", 5, 24, "30%"),
+        ("gpt_neox", 5, 24, "20%"),
+        ("opt", 4, 12, "25%"),
+    ],
+)
+def test_exchanges_of_any_size_meet_the_share(
+    model_type: str, count: int, length: int, share: str
 ) -> None:
-    run = ours(deep, text, remove_params=share)
-    wanted = float(share[:-1]) / 100 * deep.parameters
-    plan = slow.swap_units(deep, text.ids, len(run.steps) - 1, wanted=int(-(-wanted // 1)))
+    loaded = slow.deep(model_type)
+    text = plain.text(loaded, count, length)
+    run = ours(loaded, text, remove_params=share)
+    wanted = float(share[:-1]) / 100 * loaded.parameters
+    plan = slow.exchange(loaded, text.ids, len(run.steps) - 1, wanted=math.ceil(wanted))
     assert masks(run)[1:] == [gone for gone, _ in plan]
+    for step, (_, scores) in zip(run.steps[1:], plan, strict=True):
+        assert plain.differences(step.scores, scores, floor=1e-4) == []
     gone = [run.steps[0].parameters - step.parameters for step in run.steps]
     assert gone[-2] < wanted <= gone[-1]
+    if model_type == "gpt_neox":
+        assert any(step.restored for step in run.steps), "nothing came back: this tests less"
 
 
 def test_one_window_has_one_half(deep: LoadedModel) -> None:
     one = plain.text(deep, 1, 60)
     run = ours(deep, one, remove=4)
-    assert masks(run)[1:] == [gone for gone, _ in slow.swap_units(deep, one.ids, 4)]
+    assert masks(run)[1:] == [gone for gone, _ in slow.exchange(deep, one.ids, 4)]
 
 
 def test_what_is_muted_or_protected_stays_so(deep: LoadedModel, text: Windows) -> None:
@@ -140,4 +156,5 @@ def test_progress_rises_to_the_end(deep: LoadedModel, text: Windows) -> None:
 
 
 def test_the_constants_are_those_of_the_definition() -> None:
-    assert (swaps.BACK, swaps.INSTEAD, swaps.ROUNDS) == (2, 12, 4)
+    found = exchanges.LAYERS, exchanges.BACK, exchanges.INSTEAD, exchanges.FILLED, exchanges.ROUNDS
+    assert found == (8, 2, 12, 6, 4)
