@@ -188,19 +188,21 @@ def measured() -> str:
 
     def cell(values: dict[str, Any] | None, best: float | None = None) -> str:
         if not values:
-            return "not measured" if values is None else "cannot"
+            return "-" if values is None else "cannot"
         text = _rounded(values["perplexity"])
         text = f"**{text}**" if values["perplexity"] == best else text
         return " / ".join([text, *(f"{100 * values[task]:.1f}" for task in ("arc_easy", "piqa"))])
 
     def seconds(name: str) -> str:
-        times = [run.get("seconds", 0.0) for run in found["methods"].get(name, {}).values()]
-        return f"{max(times):,.0f} s" if times else "-"
+        return f"{max(run.get('seconds', 0.0) for run in found['methods'][name].values()):,.0f} s"
 
     rows = [["untouched", *[cell(measures[""])] * len(shares), "-"]]
-    for name in sorted(METHODS, key=lambda name: [perplexity(name, share) for share in shares[1:]]):
+    known = [name for name in METHODS if any(at(name, share) for share in shares)]
+    for name in sorted(known, key=lambda name: [perplexity(name, share) for share in shares[1:]]):
         cells = [cell(at(name, share), least[share]) for share in shares]
         rows.append([code(name), *cells, seconds(name)])
+    missing = ", ".join(code(name) for name in METHODS if name not in known)
+    missing = f"\nNot measured yet: {missing}.\n" if missing else ""
     search, check = about["search"], about["check"]
     said = (
         f"{about['model']} in {about['dtype']} on {about['threads']} threads. Searched on "
@@ -212,7 +214,7 @@ def measured() -> str:
         f"{about['evolution']['search_tokens'].replace(',', ' and ')} tokens."
     )
     header = ["method", *(f"{share} % of parameters" for share in shares), "search"]
-    return said + "\n\n" + table(header, rows)
+    return said + "\n\n" + table(header, rows) + missing
 
 
 def _rounded(value: float) -> str:
