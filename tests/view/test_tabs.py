@@ -508,6 +508,7 @@ def test_the_estimate_is_the_paces(paced: Wiring, session: Session):
             {"method": "perplexity-oneshot", "metric": "perplexity", "amount": 1},
             "**About 10 min** here for 1 layer.",  # 11 x 32 s, and two perplexities
         ),
+        ({"method": "ours", "metric": "loss-per-parameter", "amount": 1}, "here for 1 unit."),
         # By its own score, the check text is the search text: 7 layers and 11 layers.
         (
             {"method": "blockpruner", "metric": "perplexity", "amount": 1, "check": ""},
@@ -515,7 +516,7 @@ def test_the_estimate_is_the_paces(paced: Wiring, session: Session):
         ),
         ({"method": "shortgpt", "metric": "influence", "amount": 1}, "**About 6 min 24 s** here"),
         ({"method": "reverse", "metric": "from-end", "amount": 2}, "**About 6 min 24 s** here"),
-        ({"method": "angular", "metric": "distance", "amount": 1}, "**About 7 min 28 s** here"),
+        ({"method": "angular", "metric": "distance", "amount": 1}, "**About 6 min 24 s** here"),
         (
             {"method": "reverse", "metric": "from-end", "amount": 30, "stop": "remove_kv"},
             "**At most 8 min 32 s** here for 3 layers.",
@@ -551,7 +552,7 @@ def test_the_words_say_what_a_method_removes_and_on_which_text(
     words = pruning.estimate(
         paced, session, {**FORM, "method": method, "metric": row.metrics[0], "amount": None}, *TEXT
     )
-    assert ("whole layers" in words) == (row.grain == "layer")
+    assert ("**whole layers**" in words) == (row.grain == "layer")
     assert row.cost in words and row.paper in words and row.note in words
     reads = "Searches on **pydoc:search, 2 x 16 tokens** (sidebar)." in words
     assert reads == (method not in ("random", "deepest", "reverse", "magnitude-l1", "magnitude-l2"))
