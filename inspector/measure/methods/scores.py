@@ -19,7 +19,6 @@ from inspector.measure.scoring import groups as window_groups
 from inspector.measure.scoring import memory_levers, through
 from inspector.measure.similarity import similarity
 from inspector.measure.sweep import sweep
-from inspector.model.loaded import LoadedModel
 from inspector.model.replay import record
 from inspector.model.surgery import mute_units
 from inspector.units import Mask
@@ -94,7 +93,7 @@ def _raced(
 
 
 def _swept(search: Search, mask: Mask, groups: Sequence[Group], progress: Progress) -> Measured:
-    """The cost of muting each candidate, as its own score or one of `SWEPT`."""
+    """The cost of muting each candidate; `perplexity` is that of the text without it."""
     found = sweep(
         search.loaded,
         search.windows,
@@ -110,16 +109,8 @@ def _swept(search: Search, mask: Mask, groups: Sequence[Group], progress: Progre
     scores = {group: found.scores[str(group[0])] for group in groups}
     if search.metric == "perplexity":
         scores = {group: _exp(found.reference + score) for group, score in scores.items()}
-    if search.metric == "loss-per-parameter":
-        million = {group: parameters(search.loaded, group) / 1e6 for group in groups}
-        scores = {group: score / million[group] for group, score in scores.items()}
     count = float(len(groups))
     return Measured(scores, layers=count, heads=count, stream_bytes=found.stream_bytes)
-
-
-def parameters(loaded: LoadedModel, group: Group) -> int:
-    """The parameters that muting a candidate saves."""
-    return sum(loaded.info(unit).parameters for unit in group)
 
 
 def _turn(search: Search, mask: Mask, groups: Sequence[Group], progress: Progress) -> Scores:
