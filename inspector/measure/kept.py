@@ -14,7 +14,7 @@ from inspector.model.replay import record
 from inspector.units import Mask
 
 KEPT_BYTES = 1 << 28
-"""Bound on what is kept by default: about 600 windows of 128 tokens of a model of 30 x 576."""
+"""Bound on what is kept by default: 57 windows of 128 tokens of a bf16 model of 30 x 576."""
 
 
 class Trunk:
@@ -99,5 +99,4 @@ class Kept:
 
 def trunk_bytes(loaded: LoadedModel, ids: torch.Tensor) -> int:
     """What all streams of a trunk take."""
-    width = loaded.model.config.get_text_config().hidden_size * loaded.dtype.itemsize
-    return (loaded.depth + 1) * ids.numel() * width
+    return (loaded.depth + 1) * ids.numel() * loaded.stream_bytes

@@ -112,6 +112,26 @@ def stream_sums(
     return stream_parts(loaded, metric, streams, ids, reference, spent=spent, tick=tick).sum(1)
 
 
+def sums_by_window(
+    loaded: LoadedModel,
+    metric: Metric,
+    streams: torch.Tensor,
+    ids: torch.Tensor,
+    reference: torch.Tensor | None,
+    tick: Tick = idle,
+) -> torch.Tensor:
+    """`stream_sums` of windows [w, T] for n variants' streams [n, w, T, H], which it uses up.
+
+    `reference` is [w, T, H]; the sums are [n, w], in float64 on the CPU.
+    """
+    sums = []
+    for index, window in enumerate(ids):
+        against = None if reference is None else reference[index : index + 1]
+        some = streams[:, index]
+        sums.append(stream_sums(loaded, metric, some, window, against, spent=True, tick=tick))
+    return torch.stack(sums, dim=1)
+
+
 @torch.no_grad()
 def stream_parts(
     loaded: LoadedModel,

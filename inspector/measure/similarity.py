@@ -83,8 +83,7 @@ def similarity(
 
 def _tokens(loaded: LoadedModel) -> int:
     """How many tokens go through the layers at a time."""
-    width = loaded.model.config.get_text_config().hidden_size * loaded.dtype.itemsize
-    fit = POINTS_BYTES // (width * (2 * loaded.depth + 1))
+    fit = POINTS_BYTES // (loaded.stream_bytes * (2 * loaded.depth + 1))
     return max(256, min(fit, layer_tokens(loaded.dtype)))
 
 

@@ -26,7 +26,7 @@ from inspector.measure.scoring import (
     head_work,
     memory_levers,
     predicted,
-    stream_sums,
+    sums_by_window,
     ticker,
     window_sums,
 )
@@ -189,8 +189,7 @@ def held_bytes(loaded: LoadedModel, tokens: int, candidates: int) -> int:
     """What the streams take that are held at once, for so many candidates and tokens of text."""
     if loaded.not_replayable:
         return 0  # whole forward passes: no stream is held
-    width = loaded.model.config.get_text_config().hidden_size * loaded.dtype.itemsize
-    return (candidates + BESIDES) * tokens * width
+    return (candidates + BESIDES) * tokens * loaded.stream_bytes
 
 
 def candidates(loaded: LoadedModel, mask: Mask, units: Iterable[Unit] | None = None) -> list[Unit]:
@@ -294,12 +293,9 @@ def _of_streams(
     tick: Tick,
 ) -> Iterator[tuple[Candidate | None, torch.Tensor]]:
     """From what left the last layer, [n, w, T, H], to each candidate's sums [w]."""
-    sums = []
-    for index, window in enumerate(ids):
-        against = None if reference is None else reference[index : index + 1]
-        some = streams[:, index]
-        sums.append(stream_sums(loaded, metric, some, window, against, spent=True, tick=tick))
-    yield from zip(names, torch.stack(sums, dim=1), strict=True)
+    yield from zip(
+        names, sums_by_window(loaded, metric, streams, ids, reference, tick), strict=True
+    )
 
 
 def _plain_sums(

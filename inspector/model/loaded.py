@@ -102,6 +102,11 @@ class LoadedModel:
         return self.offloaded.read if self.offloaded else 0
 
     @property
+    def stream_bytes(self) -> int:
+        """Bytes that the residual stream of one token takes."""
+        return self.model.config.get_text_config().hidden_size * self.dtype.itemsize
+
+    @property
     def brought_by_layer(self) -> bool:
         """Whether layers run one by one and their weights have to be brought in for that."""
         return bool(self.offloaded) and not self.not_replayable

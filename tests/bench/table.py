@@ -25,6 +25,7 @@ from inspector.measure.baselines import Shelf
 from inspector.measure.benchmark import benchmark
 from inspector.measure.corpus import Windows, windows
 from inspector.measure.methods import METHODS, Method
+from inspector.measure.methods.choices import choices
 from inspector.measure.methods.evolution import Evolution
 from inspector.measure.perplexity import losses, summary
 from inspector.measure.pruning import prune
@@ -137,13 +138,8 @@ def _furthest(loaded: LoadedModel, row: Method) -> int:
 
 def _most(loaded: LoadedModel, row: Method) -> int:
     """The parameters of all that a method may remove."""
-    first, last = row.keep
-    layers = range(first, loaded.depth - last)
-    return sum(
-        loaded.info(unit).parameters
-        for unit in loaded.toggleable()
-        if unit.layer in layers and unit.kind in row.kinds
-    )
+    groups = choices(row, loaded.toggleable(), loaded.empty(), only=None, protect=None)
+    return sum(loaded.info(unit).parameters for group in groups for unit in group)
 
 
 def _run(loaded: LoadedModel, row: Method, text: Windows, share: int, path: Path) -> Trajectory:

@@ -11,14 +11,13 @@ size, so that as many units are off as were asked for.
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from inspector.jobs import Progress
 from inspector.measure.methods.choices import Group
 from inspector.measure.methods.judge import Judge
-from inspector.measure.methods.lazily import FIRST
+from inspector.measure.methods.lazily import not_ruled_out
 from inspector.measure.methods.search import Proposal, Search, rank
 from inspector.results.trajectory import Step
 from inspector.units import Mask, Unit
@@ -147,29 +146,22 @@ class _Going:
             for group, loss in zip(groups, found, strict=True):
                 fresh[group] = 1e6 * (self.whole(loss) - now) / self.saved(group)
 
-        order = sorted(left, key=lambda unit: rank(self.known.get(unit, -math.inf)))
-        size = FIRST if self.known else len(order)
-        while order:
-            some, order, size = order[:size], order[size:], 2 * size
-            score([(unit,) for unit in some])
-            if order and min(map(rank, fresh.values())) < rank(self.known[order[0]]):
-                break
-        scores = {unit: fresh.get((unit,), self.known.get(unit, math.nan)) for unit in left}
-        self.known |= scores
+        def one_by_one(units: Sequence[Unit]) -> dict[Unit, float]:
+            score([(unit,) for unit in units])
+            return {unit: fresh[unit,] for unit in units}
+
+        self.known |= not_ruled_out(left, self.known, one_by_one)
         score(self._layers(left))
         wanting = self.search.parameters - self.saved(self.gone(mask))
         chosen = min(fresh, key=lambda group: (rank(fresh[group]), group))
         if 0 < wanting < self.saved(chosen):
             # It ends the run, and what it saves beyond the bound counts for nothing.
-            score([(unit,) for unit in left if self.size[unit] >= wanting])
+            self.known |= one_by_one([unit for unit in left if self.size[unit] >= wanting])
             enough = [group for group in fresh if self.saved(group) >= wanting]
             chosen = min(enough, key=lambda g: (rank(fresh[g] * self.saved(g)), g))
-        self.known |= {group[0]: found for group, found in fresh.items() if len(group) == 1}
-        scores = {unit: self.known[unit] for unit in left}
-        scores |= dict.fromkeys(chosen, fresh[chosen])
-        self.known |= scores
-        exact = {unit for group in fresh if len(group) == 1 for unit in group} | set(chosen)
-        return scores, {unit: "exact" if unit in exact else "stale" for unit in left}, chosen
+        self.known |= dict.fromkeys(chosen, fresh[chosen])
+        status = {unit: "exact" if (unit,) in fresh or unit in chosen else "stale" for unit in left}
+        return {unit: self.known[unit] for unit in left}, status, chosen
 
     def _layers(self, left: Sequence[Unit]) -> list[Group]:
         """Whole layers worth a look, where a run need not end with a number of units."""

@@ -23,7 +23,7 @@ from inspector.measure.scoring import (
     layer_tokens,
     memory_levers,
     predicted,
-    stream_sums,
+    sums_by_window,
     through,
     ticker,
     untouched,
@@ -121,7 +121,7 @@ class Judge:
         """Sums over the tokens of a few windows, for each mask: [n] in float64."""
         tick(0)
         loaded, ids = self.loaded, self.windows.ids[list(some)]
-        reference = self._untouched(some, ids)
+        reference = self._untouched(some, ids) if self.metric.against_logits else None
         if loaded.not_replayable:
             sums = []
             for mask in masks:
@@ -137,22 +137,12 @@ class Judge:
         )
 
     def _of_streams(
-        self, streams: torch.Tensor, ids: torch.Tensor, reference: torch.Tensor, tick: Tick
+        self, streams: torch.Tensor, ids: torch.Tensor, reference: torch.Tensor | None, tick: Tick
     ) -> torch.Tensor:
         """Sums over windows [w, T] for what left the last layer under n masks, [n, w, T, H]."""
         with self.loaded.held(self.loaded.outside()):
-            sums = [
-                stream_sums(
-                    self.loaded,
-                    self.metric,
-                    streams[:, index],
-                    window,
-                    reference[index : index + 1],
-                    tick=tick,
-                )
-                for index, window in enumerate(ids)
-            ]
-        return torch.stack(sums).sum(0)
+            sums = sums_by_window(self.loaded, self.metric, streams, ids, reference, tick)
+        return sums.sum(1)
 
     def _untouched(self, some: Sequence[int], ids: torch.Tensor) -> torch.Tensor:
         """What leaves the untouched model, one row a window, from what is kept where it is."""
