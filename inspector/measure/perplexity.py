@@ -220,8 +220,12 @@ def summary(found: list[tuple[float, int]]) -> dict[str, float]:
     """Perplexity, nll (mean, nats) and tokens of what `losses` gave."""
     total, tokens = math.fsum(each for each, _ in found), sum(count for _, count in found)
     mean = total / tokens if tokens else math.nan
+    return {"perplexity": of_loss(mean), "nll": mean, "tokens": tokens}
+
+
+def of_loss(nll: float) -> float:
+    """The perplexity of text with that mean loss in nats per token; inf where it is too large."""
     try:
-        value = math.exp(mean)
+        return math.exp(nll)
     except OverflowError:
-        value = math.inf
-    return {"perplexity": value, "nll": mean, "tokens": tokens}
+        return math.inf

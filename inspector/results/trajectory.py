@@ -13,7 +13,7 @@ from inspector.results.jsonable import number, numbers
 STATUSES = ("exact", "lower_bound", "stale")
 """What a score in a trajectory is: measured on all windows under that step's mask, a lower bound of
 it because the candidate was out before the end (its score is above that of what was removed), or
-carried over from an earlier step."""
+carried over from an earlier step (by a lazy search as `methods.lazily` says)."""
 
 
 @dataclass(frozen=True)

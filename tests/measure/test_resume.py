@@ -27,6 +27,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 RUNS: list[dict[str, Any]] = [
     {"method": "finercut"},
     {"method": "finercut", "metric": "nll", "lazy": True, "verify": True},
+    {"method": "finercut", "lazy": True},
     {"method": "finercut", "as_published": True, "protect_first_until": 0.3},
     {"method": "blockpruner", "only": "attn"},
     {"method": "sleb", "remove": 2},

@@ -326,7 +326,7 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             "ours",
-            "Loss per parameter, with exchanges",
+            "Loss per parameter",
             "this project",
             metrics=("loss-per-parameter",),
             way="exchanges",
@@ -334,12 +334,10 @@ METHODS: dict[str, Method] = {
             cost="C candidates at first, some of the rest at every step; an exchange takes what is "
             "removed and some 30 masks",
             note="Greedy over attention and FFN units by the loss that a unit adds for each "
-            "parameter that it saves; only those are scored anew that earlier scores do not rule "
-            "out. After each removal something comes back for something else where that lowers the "
-            "loss on the even and on the odd windows of the text. To remove a share of the "
-            "parameters, whole layers go as well, exchanges may be of any size, and the last "
-            "removal is that which adds the least loss of all that are large enough; else one unit "
-            "comes back for another of its kind and size.",
+            "parameter that it saves, scored lazily. After each removal something comes back for "
+            "something else where the even and the odd windows of the text both lose less. To "
+            "remove a share of the parameters, whole layers go as well, and exchanges may be of "
+            "any size; else one unit comes back for another of its kind and size.",
         ),
     )
 }

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from inspector.jobs import Progress, part
 from inspector.measure.methods.choices import Group
-from inspector.measure.methods.lazily import rescored
+from inspector.measure.methods.lazily import carried, cost, rescored
 from inspector.measure.methods.scores import scored
 from inspector.measure.methods.search import Proposal, Search, by_unit, lowest
 from inspector.results.trajectory import Step
@@ -24,16 +24,21 @@ def propose(
     """
     left = list(search.groups)
     known: dict[Group, float] = {}
+    chosen: Group = ()
+    costs = [cost(search, mask)] if search.lazy else []
     for step in taken:
         mask = mask.mute(Mask.of(mask.depth, step.removed))
-        left = [group for group in left if str(group[0]) not in step.removed]
         scores = {group: step.scores.get(str(group[0])) for group in left}
         known = {group: score for group, score in scores.items() if score is not None}
+        chosen = next(group for group in left if str(group[0]) in step.removed)
+        left.remove(chosen)
+        costs.append(known[chosen])
     for gone in range(len(taken), search.steps):
         allowed = search.allowed(left, gone)
         if search.row.way == "iterative" or not gone:
             here = part(progress, gone, 1, search.steps)
             if search.lazy:
+                known = carried(search, known, chosen, *costs[-2:]) if gone else known
                 found = rescored(search, mask, allowed, known, here)
             else:
                 found = scored(search, mask, allowed, here, before=known)
@@ -48,3 +53,4 @@ def propose(
         yield proposal
         mask = proposal.applied(mask)
         left.remove(chosen)
+        costs.append(known[chosen])

@@ -14,6 +14,7 @@ from inspector.measure.methods.goals import SWEPT
 from inspector.measure.methods.search import Measured, Search, need_layers
 from inspector.measure.methods.taylor import layer_parameters, taylor
 from inspector.measure.metrics import METRICS
+from inspector.measure.perplexity import of_loss
 from inspector.measure.racing import race
 from inspector.measure.scoring import groups as window_groups
 from inspector.measure.scoring import memory_levers, through
@@ -108,7 +109,7 @@ def _swept(search: Search, mask: Mask, groups: Sequence[Group], progress: Progre
     )
     scores = {group: found.scores[str(group[0])] for group in groups}
     if search.metric == "perplexity":
-        scores = {group: _exp(found.reference + score) for group, score in scores.items()}
+        scores = {group: of_loss(found.reference + score) for group, score in scores.items()}
     count = float(len(groups))
     return Measured(scores, layers=count, heads=count, stream_bytes=found.stream_bytes)
 
@@ -236,10 +237,3 @@ SCORERS: dict[str, Callable[..., Scores]] = {
     "from-end": _from_end,
 }
 """By the name of the score; all others are metrics of a sweep. `distance` is in `window`."""
-
-
-def _exp(value: float) -> float:
-    try:
-        return math.exp(value)
-    except OverflowError:
-        return math.inf
