@@ -228,8 +228,10 @@ def angular(loaded: LoadedModel, ids: torch.Tensor, remove: int) -> Plan:
 # Searches over whole masks
 
 
-def exchange(loaded: LoadedModel, ids: torch.Tensor, remove: int, wanted: int = 0) -> Plan:
-    """`ours`: the least loss per parameter, and exchanges that even and odd windows agree on.
+def exchange(
+    loaded: LoadedModel, ids: torch.Tensor, remove: int, wanted: int = 0, *, metric: str = "kl"
+) -> Plan:
+    """`ours`: the least cost per parameter, and exchanges that even and odd windows agree on.
 
     `wanted` are the parameters to remove at least, where they bound the run.
     """
@@ -241,8 +243,11 @@ def exchange(loaded: LoadedModel, ids: torch.Tensor, remove: int, wanted: int = 
     def total(units: Iterable[Unit]) -> int:
         return sum(size[unit] for unit in units)
 
+    def cost(ids: torch.Tensor, gone: Iterable[Unit]) -> float:
+        return plain.costs(loaded, ids, gone, rows=len(ids))[metric]
+
     def halves(gone: set[Unit]) -> list[float]:
-        return [nll(loaded, half, gone) for half in (ids[::2], ids[1::2]) if len(half)]
+        return [cost(half, gone) for half in (ids[::2], ids[1::2]) if len(half)]
 
     def layers_left() -> list[tuple[Unit, ...]]:
         """The eight whole layers that seem cheapest by what their units cost alone."""
@@ -252,7 +257,7 @@ def exchange(loaded: LoadedModel, ids: torch.Tensor, remove: int, wanted: int = 
 
     for number in range(remove):
         left = [unit for unit in size if unit not in gone]
-        now = nll(loaded, ids, gone)
+        now = cost(ids, gone)
         fresh: dict[tuple[Unit, ...], float] = {}
 
         def score(
@@ -263,7 +268,7 @@ def exchange(loaded: LoadedModel, ids: torch.Tensor, remove: int, wanted: int = 
         ) -> None:
             for group in groups:
                 if group not in fresh:
-                    added = nll(loaded, ids, gone | set(group)) - now
+                    added = cost(ids, gone | set(group)) - now
                     fresh[group] = 1e6 * added / total(group)
 
         queue = sorted(left, key=lambda unit: known.get(unit, -math.inf))
@@ -290,8 +295,7 @@ def exchange(loaded: LoadedModel, ids: torch.Tensor, remove: int, wanted: int = 
         for _ in range((4 if last else 1) if len(gone) > 1 else 0):
             before, saved = halves(gone), total(gone)
             worth = {
-                unit: (nll(loaded, ids, gone) - nll(loaded, ids, gone - {unit})) / size[unit]
-                for unit in gone
+                unit: (cost(ids, gone) - cost(ids, gone - {unit})) / size[unit] for unit in gone
             }
             dear = sorted(gone, key=lambda unit: (-worth[unit], unit))
             cheap = sorted(set(size) - gone, key=lambda unit: (known[unit], unit))

@@ -508,7 +508,7 @@ def test_the_estimate_is_the_paces(paced: Wiring, session: Session):
             {"method": "perplexity-oneshot", "metric": "perplexity", "amount": 1},
             "**About 10 min** here for 1 layer.",  # 11 x 32 s, and two perplexities
         ),
-        ({"method": "ours", "metric": "loss-per-parameter", "amount": 1}, "here for 1 unit."),
+        ({"method": "ours", "metric": "kl-per-parameter", "amount": 1}, "here for 1 unit."),
         # By its own score, the check text is the search text: 7 layers and 11 layers.
         (
             {"method": "blockpruner", "metric": "perplexity", "amount": 1, "check": ""},

@@ -326,18 +326,19 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             "ours",
-            "Loss per parameter",
+            "KL per parameter",
             "this project",
-            metrics=("loss-per-parameter",),
+            metrics=("kl-per-parameter", "loss-per-parameter"),
             way="exchanges",
             calibration="several windows of text like that which the model is for",
             cost="C candidates at first, some of the rest at every step; an exchange takes what is "
             "removed and some 30 masks",
-            note="Greedy over attention and FFN units by the loss that a unit adds for each "
-            "parameter that it saves, scored lazily. After each removal something comes back for "
-            "something else where the even and the odd windows of the text both lose less. To "
-            "remove a share of the parameters, whole layers go as well, and exchanges may be of "
-            "any size; else one unit comes back for another of its kind and size.",
+            note="Greedy over attention and FFN units by the divergence, or the loss, that a unit "
+            "adds for each parameter that it saves, scored lazily. After each removal something "
+            "comes back for something else where that is better on the even and on the odd windows "
+            "of the text. To remove a share of the parameters, whole layers go as well, and "
+            "exchanges may be of any size; else one unit comes back for another of its kind and "
+            "size.",
         ),
     )
 }

@@ -1,12 +1,16 @@
-"""The project's own method: the least loss per parameter, and exchanges that both halves agree on.
+"""The project's own method: the least cost per parameter, and exchanges that both halves agree on.
 
 Greedy search takes nothing back, and prefers small units because they cost little, not because they
 cost little for what they save. Here a step removes the unit, or the whole layer, that adds the
-least loss per parameter. Then what has been removed is exchanged for something else, for as long as
-that lowers the loss on both halves of the text: an exchange that one half alone is for fits that
+least cost per parameter. Then what has been removed is exchanged for something else, for as long as
+that lowers the cost on both halves of the text: an exchange that one half alone is for fits that
 half and not the model. Where the run is to remove a share of the parameters, exchanges may be of
 different sizes as long as the share is met; else they are of one unit for another of its kind and
 size, so that as many units are off as were asked for.
+
+The cost is the KL divergence from the untouched model, or the loss. A search fits its text either
+way, but the loss goes by the one token that came next, the divergence by all that might have come:
+of a short text it is by far the less noisy one.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from inspector.jobs import Progress
 from inspector.measure.methods.choices import Group
+from inspector.measure.methods.goals import SWEPT
 from inspector.measure.methods.judge import Judge
 from inspector.measure.methods.lazily import not_ruled_out
 from inspector.measure.methods.search import Proposal, Search, rank
@@ -38,8 +43,8 @@ FILLED = 6
 ROUNDS = 4
 """Exchanges after the last removal at most; after the others there is one."""
 
-Loss = tuple[float, ...]
-"""The mean loss of each half of the text."""
+Cost = tuple[float, ...]
+"""The mean cost of each half of the text."""
 
 
 def propose(
@@ -85,12 +90,12 @@ class _Going:
         self.units = [each for group in search.groups for each in group]
         self.size = {each: search.loaded.info(each).parameters for each in self.units}
         self.known: dict[Unit, float] = {}
-        """The loss that a unit added for each million of its parameters, when last scored."""
+        """The cost that a unit added for each million of its parameters, when last scored."""
         self.measured = 0
         """Masks in this step."""
         count = len(search.windows)
         self.halves = [list(half) for half in (range(0, count, 2), range(1, count, 2)) if half]
-        self.judge = Judge.of(search, "nll")
+        self.judge = Judge.of(search, SWEPT[search.metric])
         self.at = self.start = 0.0
         self.note = ""
 
@@ -103,17 +108,17 @@ class _Going:
         self.at = max(self.at, self.start + done / total / (ROUNDS + 1))
         self.progress(self.at, self.search.steps, self.note)
 
-    def losses(self, masks: Sequence[Mask]) -> list[Loss]:
-        """The loss of each half under each mask."""
+    def costs(self, masks: Sequence[Mask]) -> list[Cost]:
+        """The cost of each half under each mask."""
         if not masks:
             return []
         self.measured += len(masks)
         halves = [self.judge.scores(masks, half, progress=self.hear) for half in self.halves]
         return list(zip(*halves, strict=True))
 
-    def whole(self, loss: Loss) -> float:
-        """The mean loss of the whole text."""
-        return sum(map(operator.mul, loss, map(len, self.halves))) / len(self.search.windows)
+    def whole(self, cost: Cost) -> float:
+        """The mean cost of the whole text."""
+        return sum(map(operator.mul, cost, map(len, self.halves))) / len(self.search.windows)
 
     def saved(self, units: Iterable[Unit]) -> int:
         """The parameters of those units that this search has removed."""
@@ -137,14 +142,14 @@ class _Going:
 
     def removal(self, mask: Mask) -> tuple[dict[Unit, float], dict[Unit, str], Group]:
         """Every unit's score, what kind of score it is, and what goes: a unit, or a layer."""
-        now, left = self.whole(self.losses([mask])[0]), self.left(mask)
+        now, left = self.whole(self.costs([mask])[0]), self.left(mask)
         fresh: dict[Group, float] = {}
 
         def score(groups: Sequence[Group]) -> None:
             groups = [group for group in groups if group not in fresh]
-            found = self.losses([mask.mute(group) for group in groups])
-            for group, loss in zip(groups, found, strict=True):
-                fresh[group] = 1e6 * (self.whole(loss) - now) / self.saved(group)
+            found = self.costs([mask.mute(group) for group in groups])
+            for group, cost in zip(groups, found, strict=True):
+                fresh[group] = 1e6 * (self.whole(cost) - now) / self.saved(group)
 
         def one_by_one(units: Sequence[Unit]) -> dict[Unit, float]:
             score([(unit,) for unit in units])
@@ -182,17 +187,17 @@ class _Going:
         gone = self.gone(mask)
         if len(gone) < 2:  # what has just gone was the best choice
             return None
-        now, *back = self.losses([mask, *(mask.unmute([unit]) for unit in gone)])
+        now, *back = self.costs([mask, *(mask.unmute([unit]) for unit in gone)])
         worth = {
-            unit: (self.whole(now) - self.whole(loss)) / self.size[unit]
-            for unit, loss in zip(gone, back, strict=True)
+            unit: (self.whole(now) - self.whole(cost)) / self.size[unit]
+            for unit, cost in zip(gone, back, strict=True)
         }
-        # What takes most loss away where it comes back, for each of its parameters.
+        # What takes most of the cost away where it comes back, for each of its parameters.
         dear = sorted(gone, key=lambda unit: (-worth[unit], unit))
         bounded = self.search.parameters
         masks = self._of_any_size(mask, dear, worth) if bounded else self._swaps(mask, dear)
         masks = [each for each in dict.fromkeys(masks) if each != mask]
-        found = zip(self.losses(masks), masks, strict=True)
+        found = zip(self.costs(masks), masks, strict=True)
         agreed = [each for each in found if all(map(operator.lt, each[0], now))]
         return min(agreed, key=lambda each: self.whole(each[0]))[1] if agreed else None
 

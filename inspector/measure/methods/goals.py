@@ -20,6 +20,12 @@ SCORES: dict[str, Score] = {
     for score in (
         Score("perplexity", "perplexity", "", "exp(NLL) of the search text without the candidate"),
         Score(
+            "kl-per-parameter",
+            "KL divergence per parameter",
+            "nats per token and million parameters",
+            "(KL(P || P') - KL under the current mask) / parameters of the candidate",
+        ),
+        Score(
             "loss-per-parameter",
             "loss per parameter",
             "nats per token and million parameters",
@@ -38,5 +44,5 @@ SCORES: dict[str, Score] = {
 }
 """x is the stream that enters, f what a unit adds to it, x_i what enters layer i."""
 
-SWEPT = {"perplexity": "nll", "loss-per-parameter": "nll"}
+SWEPT = {"perplexity": "nll", "kl-per-parameter": "kl", "loss-per-parameter": "nll"}
 """Scores that are had from a metric of a sweep, and from which."""
