@@ -184,7 +184,8 @@ def measured() -> str:
     def perplexity(name: str, share: int) -> float:
         return (at(name, share) or {}).get("perplexity", math.inf)
 
-    least = {share: min(perplexity(name, share) for name in METHODS) for share in shares}
+    names = found["methods"]
+    least = {share: min(perplexity(name, share) for name in names) for share in shares}
 
     def cell(values: dict[str, Any] | None, best: float | None = None) -> str:
         if not values:
@@ -197,7 +198,7 @@ def measured() -> str:
         return f"{max(run.get('seconds', 0.0) for run in found['methods'][name].values()):,.0f} s"
 
     rows = [["untouched", *[cell(measures[""])] * len(shares), "-"]]
-    known = [name for name in METHODS if any(at(name, share) for share in shares)]
+    known = [name for name in names if any(at(name, share) for share in shares)]
     for name in sorted(known, key=lambda name: [perplexity(name, share) for share in shares[1:]]):
         cells = [cell(at(name, share), least[share]) for share in shares]
         rows.append([code(name), *cells, seconds(name)])

@@ -2,9 +2,10 @@
 
 `python tests/bench/table.py --data DIR`, where DIR holds wikitext2_valid.txt, wikitext2_test.txt,
 arc_easy.jsonl and piqa.jsonl (objects with query, choices and gold). Every method searches on the
-same windows of the first text, with the scores and constraints that it has by default; what is
-left at the first step at or above each share is measured on windows of the second text and on the
-first items of both tasks. Of methods that draw at random the seed is 0.
+same windows of the first text, with the constraints that it has by default, by its own score or,
+as METHOD:METRIC, by another one that it can go by. What is left at the first step at or above each
+share is measured on windows of the second text and on the first items of both tasks. Of methods
+that draw at random the seed is 0.
 
 What has been measured is written to the output file at once, and a mask that two methods come to is
 measured once. Started again, it goes on where it was stopped, in the middle of a search, too;
@@ -24,7 +25,7 @@ import torch
 from inspector.measure.baselines import Shelf
 from inspector.measure.benchmark import benchmark
 from inspector.measure.corpus import Windows, windows
-from inspector.measure.methods import METHODS, Method
+from inspector.measure.methods import METHODS, Method, method_named
 from inspector.measure.methods.choices import choices
 from inspector.measure.methods.evolution import Evolution
 from inspector.measure.perplexity import losses, summary
@@ -77,16 +78,19 @@ def main() -> None:
             _write(options.output, record)
 
     measured(loaded.empty())
-    for row in (METHODS[name] for name in options.methods or METHODS):
+    for name in options.methods or METHODS:
+        method, _, metric = name.partition(":")
+        row = method_named(method)
+        goal = row.metric(metric or None)
         for share in SHARES:
             key = f"{share}"
-            known = record["methods"].setdefault(row.name, {})
+            known = record["methods"].setdefault(name, {})
             if key not in known:
-                known[key] = _chosen(loaded, row, texts["search"], share, options.work)
+                known[key] = _chosen(loaded, row, goal, texts["search"], share, options.work)
                 _write(options.output, record)
             if known[key]["mask"] is not None:
                 measured(Mask.parse(known[key]["mask"], loaded.depth))
-                print(row.name, share, record["measures"][known[key]["mask"]], flush=True)
+                print(name, share, record["measures"][known[key]["mask"]], flush=True)
 
 
 def _name(text: Windows) -> str:
@@ -111,14 +115,16 @@ def _write(path: Path, record: Record) -> None:
     partial.replace(path)
 
 
-def _chosen(loaded: LoadedModel, row: Method, text: Windows, share: int, work: Path) -> Record:
+def _chosen(
+    loaded: LoadedModel, row: Method, goal: str, text: Windows, share: int, work: Path
+) -> Record:
     """The mask of the first step at or above the share, and how long it took to get there."""
     if _most(loaded, row) < share / 100 * loaded.parameters:
         return {"mask": None, "why": "what it may remove holds less"}
     # Methods that look at the whole budget search for every share; others pass through all of them.
     apart = row.way in ("evolution", "exchanges")
     wanted = share if apart else _furthest(loaded, row)
-    run = _run(loaded, row, text, wanted, work / f"{row.name}-{wanted}.json")
+    run = _run(loaded, row, goal, text, wanted, work / f"{row.name}-{goal}-{wanted}.json")
     step = _reached(run, share)
     return {
         "mask": step.mask,
@@ -142,7 +148,9 @@ def _most(loaded: LoadedModel, row: Method) -> int:
     return sum(loaded.info(unit).parameters for group in groups for unit in group)
 
 
-def _run(loaded: LoadedModel, row: Method, text: Windows, share: int, path: Path) -> Trajectory:
+def _run(
+    loaded: LoadedModel, row: Method, goal: str, text: Windows, share: int, path: Path
+) -> Trajectory:
     """The method's run up to the share, from the file where it has been made already."""
     if path.exists():
         found = read_result(path)
@@ -155,6 +163,7 @@ def _run(loaded: LoadedModel, row: Method, text: Windows, share: int, path: Path
         text,
         loaded.empty(),
         method=row.name,
+        metric=goal,
         remove_params=f"{share}%",
         evolution=BUDGET if evolves else None,
         journal=None if evolves else journal,
@@ -191,7 +200,9 @@ def _options() -> Options:
     parser.add_argument("--check-samples", type=int, default=32)
     parser.add_argument("--check-length", type=int, default=2048)
     parser.add_argument("--items", type=int, default=200, help="of each task")
-    parser.add_argument("--methods", nargs="*", choices=METHODS, help="default: all of them")
+    parser.add_argument(
+        "--methods", nargs="*", help="METHOD or METHOD:METRIC; default: all methods"
+    )
     parser.add_argument("--work", type=Path, default=Path("runs/table"), help="journals and runs")
     parser.add_argument("-o", "--output", type=Path, default=OUTPUT)
     return parser.parse_args()
