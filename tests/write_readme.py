@@ -202,6 +202,12 @@ def measured() -> str:
     for name in sorted(known, key=lambda name: [perplexity(name, share) for share in shares[1:]]):
         cells = [cell(at(name, share), least[share]) for share in shares]
         rows.append([code(name), *cells, seconds(name)])
+    behind = []
+    for share in shares:
+        lower = [name for name in known if perplexity(name, share) < perplexity("ours", share)]
+        names = ", ".join(map(code, sorted(lower, key=lambda name: perplexity(name, share))))
+        behind += [f"At {share} % lower than `ours`: {names}."] if lower else []
+    said_behind = f"\n{' '.join(behind)}\n" if behind else ""
     missing = ", ".join(code(name) for name in METHODS if name not in known)
     missing = f"\nNot measured yet: {missing}.\n" if missing else ""
     search, check = about["search"], about["check"]
@@ -215,7 +221,7 @@ def measured() -> str:
         f"{about['evolution']['search_tokens'].replace(',', ' and ')} tokens."
     )
     header = ["method", *(f"{share} % of parameters" for share in shares), "search"]
-    return said + "\n\n" + table(header, rows) + missing
+    return said + "\n\n" + table(header, rows) + said_behind + missing
 
 
 def _rounded(value: float) -> str:
