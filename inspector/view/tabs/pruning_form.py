@@ -101,7 +101,7 @@ def form_fields(first: Method) -> tuple[list[Any], Any]:
             elem_id="method",
         )
         metric = gr.Dropdown(
-            list(first.metrics), value=first.metrics[0], label="Score", min_width=170
+            list(first.metrics), value=first.metrics[0], label="Score", min_width=215
         )
         amount = gr.Number(8, label="Stop after", minimum=0, min_width=80, elem_id="remove")
         stop = gr.Dropdown(
