@@ -184,8 +184,7 @@ def measured() -> str:
     def perplexity(name: str, share: int) -> float:
         return (at(name, share) or {}).get("perplexity", math.inf)
 
-    names = found["methods"]
-    least = {share: min(perplexity(name, share) for name in names) for share in shares}
+    least = {share: min(perplexity(name, share) for name in found["methods"]) for share in shares}
 
     def cell(values: dict[str, Any] | None, best: float | None = None) -> str:
         if not values:
@@ -198,16 +197,17 @@ def measured() -> str:
         return f"{max(run.get('seconds', 0.0) for run in found['methods'][name].values()):,.0f} s"
 
     rows = [["untouched", *[cell(measures[""])] * len(shares), "-"]]
-    known = [name for name in names if any(at(name, share) for share in shares)]
+    known = [name for name in found["methods"] if any(at(name, share) for share in shares)]
     for name in sorted(known, key=lambda name: [perplexity(name, share) for share in shares[1:]]):
         cells = [cell(at(name, share), least[share]) for share in shares]
         rows.append([code(name), *cells, seconds(name)])
     behind = []
     for share in shares:
         lower = [name for name in known if perplexity(name, share) < perplexity("ours", share)]
-        names = ", ".join(map(code, sorted(lower, key=lambda name: perplexity(name, share))))
-        behind += [f"At {share} % lower than `ours`: {names}."] if lower else []
-    said_behind = f"\n{' '.join(behind)}\n" if behind else ""
+        if lower:
+            lower.sort(key=lambda name: perplexity(name, share))
+            behind.append(f"At {share} % lower than `ours`: {', '.join(map(code, lower))}.")
+    lower_than_ours = f"\n{' '.join(behind)}\n" if behind else ""
     missing = ", ".join(code(name) for name in METHODS if name not in known)
     missing = f"\nNot measured yet: {missing}.\n" if missing else ""
     search, check = about["search"], about["check"]
@@ -221,7 +221,7 @@ def measured() -> str:
         f"{about['evolution']['search_tokens'].replace(',', ' and ')} tokens."
     )
     header = ["method", *(f"{share} % of parameters" for share in shares), "search"]
-    return said + "\n\n" + table(header, rows) + said_behind + missing
+    return said + "\n\n" + table(header, rows) + lower_than_ours + missing
 
 
 def _rounded(value: float) -> str:

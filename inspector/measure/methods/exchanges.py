@@ -8,9 +8,9 @@ half and not the model. Where the run is to remove a share of the parameters, ex
 different sizes as long as the share is met; else they are of one unit for another of its kind and
 size, so that as many units are off as were asked for.
 
-The cost is the KL divergence from the untouched model, or the loss. A search fits its text either
-way, but the loss goes by the one token that came next, the divergence by all that might have come:
-of a short text it is by far the less noisy one.
+The cost is the KL divergence from the untouched model, or the loss. The loss goes by the one token
+that came next, the divergence by all that might have come, which is less noisy on a short text but
+not what perplexity measures: each is the better one at some shares (the README's table).
 """
 
 from __future__ import annotations

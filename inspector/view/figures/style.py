@@ -47,10 +47,7 @@ METRICS = {
     "js-reversed": ("reversed JS divergence of the logits", "nats per token"),
     "angular": ("angular distance of the logits", "radians per token"),
     "norm": ("distance of the logits", "Frobenius norm per window"),
-    "kl-per-parameter": (
-        "rise of the KL for what is saved",
-        "nats per token and million",
-    ),
+    "kl-per-parameter": ("rise of the KL for what is saved", "nats per token and million"),
     "loss-per-parameter": ("rise of the NLL for what is saved", "nats per token and million"),
     "turn": ("turn of the stream, 1 - cosine", ""),
     "influence": ("Block Influence, 1 - cosine", ""),
