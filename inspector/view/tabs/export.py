@@ -71,7 +71,7 @@ def build(wiring: Wiring) -> None:
             False,
             label="Replace an earlier export",
             visible=not bench.public,
-            min_width=220,
+            min_width=160,
             scale=0,
         )
         repository = gr.Textbox(
