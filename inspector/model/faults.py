@@ -46,7 +46,7 @@ def _said(source: Source, error: Exception) -> str:
     if source.kind == "gguf" and "deci" in text:
         return (
             f"{source.text} has layers of different sizes (deci), which only llama.cpp loads: "
-            "load what it was made of, and mute the same units."
+            "load the whole folder of its export, or what it was made of."
         )
     if "model type" in text or "Unrecognized" in text or "architecture" in text.lower():
         return f"{source.text} has an architecture that transformers cannot load here: {text[:200]}"

@@ -14,6 +14,7 @@ import psutil
 import torch
 from torch import nn
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -23,6 +24,7 @@ from transformers import (
 
 from inspector.errors import LoadError
 from inspector.jobs import Progress, part, silent
+from inspector.model.export.llamacpp.opening import source_weights
 from inspector.model.export.opening import Opened, opened, take_out
 from inspector.model.families import family_of
 from inspector.model.faults import guarded
@@ -286,18 +288,20 @@ def _config(source: Source) -> Any:
         return tiny_config(source.name)
     if source.kind != "gguf" and not (source.files / "config.json").is_file():
         check_folder(source.files)
-    if source.kind == "gguf":
-        file = Path(source.name)
-        return copy.deepcopy(_gguf_config(file, file.stat().st_mtime_ns))
     export = _opened(source)
     if export is not None:
         return export.config
+    if source.kind == "gguf":
+        file = Path(source.name)
+        return copy.deepcopy(_gguf_config(file, file.stat().st_mtime_ns))
     return AutoConfig.from_pretrained(source.files, local_files_only=True, trust_remote_code=False)
 
 
 def _opened(source: Source) -> Opened | None:
     """What a folder that this program has exported lacks of its source; None for all others."""
-    return opened(source.files) if source.kind in ("folder", "hub") else None
+    if source.kind == "tiny":
+        return None
+    return opened(source.files, gguf=source.kind == "gguf")
 
 
 @lru_cache(maxsize=8)
@@ -312,7 +316,7 @@ def _tokenizer(source: Source) -> Any:
         return tiny_tokenizer()
     arguments: dict[str, Any] = dict(source.file_arguments)
     if _opened(source) is not None:  # its model type may be known to its own code alone
-        arguments["config"] = _config(source)
+        arguments = {"config": _config(source)}
     return AutoTokenizer.from_pretrained(
         source.files, **arguments, local_files_only=True, trust_remote_code=False
     )
@@ -326,17 +330,11 @@ def _model(
         for parameter in model.parameters():  # buffers keep their precision, as from a file
             parameter.data = parameter.data.to(dtype)
         return model.to(device=where["device_map"][""])
-    arguments: dict[str, Any] = dict(source.file_arguments)
-    if source.kind == "gguf":
-        arguments["config"] = _config(source)
-        # Plain tensors in the dtype asked for, even where kernels for packed blocks are installed.
-        arguments["quantization_config"] = GgufConfig(dequantize=True)
     export = _opened(source)
-    if export is not None:
-        arguments |= {"config": export.config, "key_mapping": export.key_mapping}
+    kind, folder, arguments = _weights(source, export, dtype)
     with _BUILDING:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source.files,
+        loaded: Any = kind.from_pretrained(
+            folder,
             **arguments,
             dtype=dtype,
             **where,
@@ -353,7 +351,7 @@ def _model(
             f"the layers of {source.text} do not fit the memory of the GPUs one by one: "
             "keep the weights elsewhere (--offload)."
         )
-    if source.kind == "gguf":
+    if source.kind == "gguf" and export is None:
         check_biases(model, Path(source.name))
     missing = (key for key in report["missing_keys"] if export is None or not export.lacks(key))
     lacking = sorted([*missing, *(key[0] for key in report["mismatched_keys"])])
@@ -363,6 +361,25 @@ def _model(
             "the files are incomplete or made for other code."
         )
     return model
+
+
+def _weights(
+    source: Source, export: Opened | None, dtype: torch.dtype
+) -> tuple[Any, Path | None, dict[str, Any]]:
+    """The class that reads the weights, where it finds them, and what it needs besides."""
+    auto, folder = AutoModelForCausalLM, source.files
+    if source.kind == "gguf" and export is not None:
+        config = export.config  # without a folder, the auto class asks for one all the same
+        weights = source_weights(Path(source.name), export, dtype)
+        kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+        return kind, None, {"config": config, "state_dict": weights}
+    if source.kind == "gguf":
+        # Plain tensors in the dtype asked for, even where kernels for packed blocks are installed.
+        plain = {"config": _config(source), "quantization_config": GgufConfig(dequantize=True)}
+        return auto, folder, {**source.file_arguments, **plain}
+    if export is not None:
+        return auto, folder, {"config": export.config, "key_mapping": export.key_mapping}
+    return auto, folder, {}
 
 
 def _layers(model: PreTrainedModel) -> nn.ModuleList:

@@ -87,7 +87,7 @@ def parse(text: str) -> Source:
     if path.is_file():
         return _file(text, path)
     if path.is_dir():
-        return Source(text, "folder", str(path), folder=path)
+        return _directory(text, path)
     name, _, revision = text.partition("@")
     if text.endswith(".gguf") or text.startswith(("/", "./", "../", "~")) or name.count("/") > 1:
         raise LoadError(f"there is no file or folder {text}: check the path.")
@@ -122,6 +122,14 @@ def _file(text: str, path: Path) -> Source:
     if path.suffix in PICKLES:
         raise LoadError(f"{path.name} is a pickle, which can run code: convert it to safetensors.")
     raise LoadError(f"{path.name} is no model: give its folder, or a .gguf file.")
+
+
+def _directory(text: str, path: Path) -> Source:
+    """A folder; one of our exports whose weights are in a GGUF file counts as that file."""
+    packed = sorted(path.glob("*.gguf"))
+    if (path / "recipe.json").is_file() and packed and not any(path.glob("*.safetensors")):
+        return Source(text, "gguf", str(packed[0]), folder=path)
+    return Source(text, "folder", str(path), folder=path)
 
 
 def check_folder(folder: Path) -> list[Path]:

@@ -34,7 +34,7 @@ def written(folder: Path, **rope: Any) -> tuple[Any, Path]:
     changes = {"max_position_embeddings": 1024, "rope_parameters": parameters}
     loaded = words.model(folder / "model", head_dim=64, **changes)
     export(loaded, loaded.mask("2"), folder / "out", form="gguf:f32")
-    return loaded, folder / "out" / "model.gguf"
+    return loaded, words.alone(folder / "out")
 
 
 @pytest.mark.parametrize(
@@ -66,12 +66,10 @@ def test_a_file_with_scaled_positions_computes_as_its_source(
 def test_biases_that_would_be_left_out_are_refused(tmp_path: Path) -> None:
     source = words.model(tmp_path / "model", attention_bias=True, rope_parameters=PLAIN)
     export(source, source.mask("2"), tmp_path / "out", form="gguf:f32")
-    assert any(
-        name.endswith("attn_q.bias")
-        for name in read_header(tmp_path / "out" / "model.gguf").tensors
-    )
+    file = words.alone(tmp_path / "out")
+    assert any(name.endswith("attn_q.bias") for name in read_header(file).tensors)
     with pytest.raises(LoadError, match=r"has 12 biases .*LlamaForCausalLM.* load its safetensors"):
-        load(str(tmp_path / "out" / "model.gguf"), dtype="fp32", device="cpu")
+        load(str(file), dtype="fp32", device="cpu")
 
 
 def test_what_is_exported_of_such_a_file_has_them_too(

@@ -22,10 +22,9 @@ class Form:
     """One row: a format of export.
 
     `loads` says who can load it, reader to answer; what is read in a reader's code and was not
-    tried says so. `native` tells that the folder is of a model type that transformers knows,
-    `own_code` that it brings a modelling file; `notes` go into the model card. A form without a
-    config is one GGUF file; `types` are those its matrices may have, the first where none is named,
-    while the other forms keep the dtype in memory.
+    tried says so. `own_code` tells that the folder brings a modelling file; `notes` go into the
+    model card. A form with `types` is one GGUF file: its matrices have one of them, the first where
+    none is named, while the other forms keep the dtype in memory.
     """
 
     name: str
@@ -34,8 +33,7 @@ class Form:
     loads: dict[str, str]
     problem: Callable[[LoadedModel, Mask], str]
     weights: layout.Layout
-    config: Callable[[LoadedModel, Mask], dict[str, Any]] | None
-    native: bool = True
+    config: Callable[[LoadedModel, Mask], dict[str, Any]]
     own_code: bool = False
     notes: tuple[str, ...] = ()
     types: tuple[str, ...] = ()
@@ -59,7 +57,7 @@ def _muted_kinds(mask: Mask, layer: int) -> int:
     return sum(Unit(layer, kind) in mask for kind in KINDS)
 
 
-def _blocks_config(loaded: LoadedModel, mask: Mask) -> dict[str, Any]:
+def _cut_config(loaded: LoadedModel, mask: Mask) -> dict[str, Any]:
     return configs.dumped(configs.cut(loaded, kept_layers(mask)))
 
 
@@ -82,7 +80,7 @@ FORMS: dict[str, Form] = {
             },
             _blocks_problem,
             layout.blocks,
-            _blocks_config,
+            _cut_config,
         ),
         Form(
             "moe-stub",
@@ -110,7 +108,6 @@ FORMS: dict[str, Form] = {
             modelling.problem,
             layout.compact,
             modelling.config,
-            native=False,
             own_code=True,
         ),
         Form(
@@ -138,8 +135,7 @@ FORMS: dict[str, Form] = {
             },
             tensors.problem,
             tensors.layout,
-            None,
-            native=False,
+            _cut_config,
             types=tensors.TYPES,
         ),
     )

@@ -131,6 +131,7 @@ def _make_gguf(
     """A GGUF file, and its checks."""
     progress(0, 10, "reading the tokenizer")
     said = key_values(loaded, mask, choice)
+    write_about(loaded, mask, choice, made)
     writing = part(progress, 1, 4, 10)
     write_gguf(loaded, mask, made, kind=choice.type, said=said, progress=writing)
     return prove_gguf(loaded, mask, made, work, said=said, progress=part(progress, 5, 5, 10))
@@ -163,26 +164,30 @@ def write_model(
     shard_bytes: int = SHARD_BYTES,
     progress: Progress = silent,
 ) -> None:
-    """Write all that loading needs: config, code where there is any, tokenizer, weights."""
-    form, model = choice.form, loaded.model
-    if form.config is not None:
-        _write(folder / "config.json", _dumped(form.config(loaded, mask)))
+    """Write all that transformers needs."""
+    write_about(loaded, mask, choice, folder)
+    write_weights(
+        loaded,
+        choice.form.weights(loaded, mask),
+        folder,
+        native=not choice.form.own_code,
+        shard_bytes=shard_bytes,
+        progress=progress,
+    )
+
+
+def write_about(loaded: LoadedModel, mask: Mask, choice: Choice, folder: Path) -> None:
+    """Write what stands beside the weights: config, code where there is any, and tokenizer."""
+    form = choice.form
+    _write(folder / "config.json", _dumped(form.config(loaded, mask)))
     if form.own_code:
         name = modelling.names(loaded)["module"]
         _write(folder / f"{name}.py", modelling.source_code(loaded, mask))
-    own: Any = model.generation_config
+    own: Any = loaded.model.generation_config
     if own is not None:
         # As it is: some models come with settings that `save_pretrained` refuses.
         own.to_json_file(folder / "generation_config.json")
     loaded.tokenizer.save_pretrained(folder)
-    write_weights(
-        loaded,
-        form.weights(loaded, mask),
-        folder,
-        native=form.native,
-        shard_bytes=shard_bytes,
-        progress=progress,
-    )
 
 
 def _dumped(data: Any) -> str:

@@ -1,7 +1,7 @@
 """An export opened again: its source's depth, with the removed units in their places as gone.
 
-Nothing of a folder's own code is run: `blocks` and `compact` are the native architecture with parts
-left out, so it is built whole and the parts are taken out here.
+Nothing of a folder's own code is run: `blocks`, `compact` and `gguf` are the native architecture
+with parts left out, so it is built whole and the parts are taken out here.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from inspector.model.surgery import mute_for_good
 from inspector.units import Mask
 
 FORMS = ("blocks", "compact")
+"""Those of safetensors."""
 GONE = "it was removed by the export"
 """The `problem` of a unit that an opened export lacks."""
 
@@ -68,18 +69,24 @@ class Opened:
         return any(rest.startswith(module + ".") for module in names)
 
 
-def opened(folder: Path) -> Opened | None:
+def opened(folder: Path, *, gguf: bool = False) -> Opened | None:
     """What a folder lacks of its source; None where it is no export that lacks something.
 
     Those with zeros in the places of removed units are opened as they are: the probe finds them.
+
+    Args:
+        folder: where the recipe is.
+        gguf: whether the weights are in a GGUF file.
     """
+    forms = ("gguf",) if gguf else FORMS
     try:
         recipe = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
         data = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        if recipe["kind"] != "export" or recipe["format"] != 1 or recipe["export"] not in FORMS:
+        form, _, _ = recipe["export"].partition(":")
+        if recipe["kind"] != "export" or recipe["format"] != 1 or form not in forms:
             return None
         return _whole(Mask.from_json(recipe["mask"]), str(recipe["model_type"]), data)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, MaskError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, MaskError):
         return None
 
 

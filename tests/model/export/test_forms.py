@@ -167,7 +167,6 @@ def test_the_code_has_names_of_classes_alone() -> None:
 def test_every_form_says_who_can_load_it() -> None:
     for form in FORMS.values():
         assert set(form.loads) == {"transformers", "vLLM", "llama.cpp"}
-        assert form.native == (not form.own_code and form.config is not None)
 
 
 def test_the_stub_of_a_mistral_with_full_attention(tmp_path: Path) -> None:

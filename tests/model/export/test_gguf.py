@@ -18,8 +18,9 @@ from inspector.model.export.llamacpp import keys, reading, stock, tensors, writi
 from inspector.model.export.llamacpp.reading import read_back
 from inspector.model.export.llamacpp.writing import write_gguf
 from inspector.model.export.making import export, key_values
+from inspector.model.export.opening import GONE
 from inspector.model.loaded import LoadedModel
-from inspector.model.loading import load
+from inspector.model.loading import load, size_of
 from tests import plain
 from tests.model.export import blocks, words
 
@@ -167,7 +168,18 @@ def test_a_finished_export(tmp_path: Path) -> None:
     mask = loaded.mask("0.attn,2")
     made = export(loaded, mask, tmp_path / "out", form="gguf:q8_0")
     names = {file.name for file in made.folder.iterdir()}
-    assert names == {"README.md", "layers.svg", "model.gguf", "proof.json", "recipe.json"}
+    assert names == {
+        "README.md",
+        "chat_template.jinja",
+        "config.json",
+        "generation_config.json",
+        "layers.svg",
+        "model.gguf",
+        "proof.json",
+        "recipe.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
     verdicts = {check["name"]: check["passed"] for check in made.checks}
     assert verdicts == {
         "key-values": True,
@@ -339,13 +351,56 @@ def test_other_families_are_sent_elsewhere() -> None:
     assert "has no place for its model.layers.0.self_attn.q_norm" in refusal(plain.doctored(more))
 
 
-def test_whole_layers_off_can_be_opened_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("model_type", SUBJECTS)
+def test_it_is_opened_again_at_the_source_s_depth(model_type: str, tmp_path: Path) -> None:
+    source = subject(model_type)
+    ids = plain.random_ids(source, 2, 24)
+    for number, text in enumerate(MASKS):
+        mask = source.mask(text)
+        made = export(source, mask, tmp_path / str(number), form="gguf:f32")
+        again = load(str(made.folder), dtype="fp32", device="cpu")
+        assert (again.depth, again.model_type) == (source.depth, model_type)
+        assert [info.unit for info in again.units if info.problem == GONE] == list(mask)
+        assert torch.equal(plain.logits(again, ids), plain.logits(source, ids, mask)), text
+        assert again.kv_bytes_left(again.empty()) == source.kv_bytes_left(mask)
+
+
+def test_the_file_in_its_folder_is_the_folder(tmp_path: Path) -> None:
+    source = plain.tiny("llama")
+    made = export(source, source.mask("0.attn,2"), tmp_path / "out", form="gguf:f32")
+    folder = load(str(made.folder), dtype="fp32", device="cpu")
+    file = load(str(made.folder / "model.gguf"), dtype="fp32", device="cpu")
+    assert file.depth == folder.depth == source.depth
+    assert file.weights == folder.weights
+    size = size_of(str(made.folder), dtype="fp32", device="cpu")
+    assert size.layers == source.depth
+
+
+@pytest.mark.parametrize("name", tensors.TYPES)
+def test_packed_weights_are_unpacked(name: str, tmp_path: Path) -> None:
+    changes = {"tie_word_embeddings": False, "head_dim": 8, "attention_bias": True}
+    rope = {"rope_theta": 10000.0, "rope_type": "linear", "factor": 4.0}
+    source = words.model(tmp_path / "model", **changes, mlp_bias=True, rope_parameters=rope)
+    mask = source.mask("0.attn,1.ffn,3")
+    form = "gguf" if name == "f16" else f"gguf:{name}"
+    made = export(source, mask, tmp_path / "out", form=form)
+    again = load(str(made.folder), dtype="fp32", device="cpu")
+    ids = plain.random_ids(source, 2, 40)
+    expected = plain.logits(source, ids, mask)
+    apart = float((plain.logits(again, ids) - expected).abs().max() / expected.abs().max())
+    assert apart <= {"f32": 0, "f16": 2e-3, "bf16": 2e-2, "q8_0": 5e-2}[name]
+    assert (apart == 0) == (name == "f32")
+    assert again.tokenizer(words.TEXT)["input_ids"] == source.tokenizer(words.TEXT)["input_ids"]
+    assert again.tokenizer.chat_template == source.tokenizer.chat_template
+
+
+def test_a_file_without_its_folder_is_opened_as_it_is(tmp_path: Path) -> None:
     loaded = words.model(tmp_path / "model")
     made = export(loaded, loaded.mask("1,3"), tmp_path / "out", form="gguf:f32")
-    with pytest.raises(LoadError, match=r"no config\.json, but a GGUF file: give .*model\.gguf"):
-        load(str(made.folder))
-    file = str(made.folder / "model.gguf")
-    again = load(file, dtype="fp32", device="cpu")
+    file = words.alone(made.folder)
+    with pytest.raises(LoadError, match=r"no config\.json, but a GGUF file: give .*other\.gguf"):
+        load(str(file.parent))
+    again = load(str(file), dtype="fp32", device="cpu")
     assert again.depth == 2
     ids = plain.random_ids(loaded, 2, 24)
     expected = plain.logits(loaded, ids, loaded.mask("1,3"))
@@ -354,20 +409,30 @@ def test_whole_layers_off_can_be_opened_again(tmp_path: Path) -> None:
     assert again.tokenizer(text)["input_ids"] == loaded.tokenizer(text)["input_ids"]
     # What came from a GGUF file takes its tokenizer along as it stands there.
     twice = export(again, again.mask("0.ffn"), tmp_path / "twice", form="gguf")
-    old, new = (blocks.File(Path(each)).values for each in (file, twice.folder / "model.gguf"))
+    old, new = (blocks.File(each).values for each in (file, twice.folder / "model.gguf"))
     assert {k: v for k, v in old.items() if k.startswith("tokenizer.")} == {
         k: v for k, v in new.items() if k.startswith("tokenizer.")
     }
-    Path(file).unlink()
+    file.unlink()
     with pytest.raises(LoadError, match="there is no file or folder"):
         export(again, again.mask("0.ffn"), tmp_path / "thrice", form="gguf")
+    with pytest.raises(LoadError, match=r"\(deci\), which only llama\.cpp loads: load the whole"):
+        load(str(words.alone(twice.folder)))
 
 
-def test_layers_of_different_sizes_are_not_opened(tmp_path: Path) -> None:
-    loaded = words.model(tmp_path / "model")
-    made = export(loaded, loaded.mask("1.ffn"), tmp_path / "out", form="gguf")
-    with pytest.raises(LoadError, match=r"\(deci\), which only llama\.cpp loads: load what it"):
-        load(str(made.folder / "model.gguf"))
+def test_a_recipe_of_another_file_is_found(tmp_path: Path) -> None:
+    loaded = plain.tiny("llama")
+    folder = export(loaded, loaded.mask("1.ffn"), tmp_path / "out", form="gguf").folder
+    other = export(loaded, loaded.mask("2.ffn"), tmp_path / "other", form="gguf").folder
+    (other / "model.gguf").replace(folder / "model.gguf")
+    with pytest.raises(LoadError, match="lacks 3 weights of its architecture"):
+        load(str(folder), dtype="fp32", device="cpu")
+    (folder / "model.gguf").write_bytes(b"GGUF" + bytes(40))
+    with pytest.raises(LoadError, match=r"model\.gguf cannot be read as a model"):
+        load(str(folder), dtype="fp32", device="cpu")
+    (folder / "model.gguf").unlink()
+    with pytest.raises(LoadError, match=r"has a config\.json but no weights"):
+        load(str(folder), dtype="fp32", device="cpu")
 
 
 def test_a_tokenizer_that_breaks_its_library_is_a_sentence(tmp_path: Path) -> None:
@@ -375,7 +440,7 @@ def test_a_tokenizer_that_breaks_its_library_is_a_sentence(tmp_path: Path) -> No
     loaded = plain.tiny("llama")
     made = export(loaded, loaded.mask("1"), tmp_path / "out", form="gguf")
     with pytest.raises(LoadError, match=r"has a tokenizer that cannot be read here"):
-        load(str(made.folder / "model.gguf"))
+        load(str(words.alone(made.folder)))
 
 
 def test_without_its_library_llama_cpp_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,13 @@ KINDS = ("gpt-2", "smollm", "llama-bpe", "qwen2", "llama")
 """As llama.cpp calls the ways to cut a text; `llama` is SentencePiece's."""
 
 
+def alone(folder: Path) -> Path:
+    """The file of a GGUF export, taken out of its folder to where nothing tells what it lacks."""
+    place = folder.with_name(f"{folder.name}-alone")
+    place.mkdir()
+    return (folder / "model.gguf").rename(place / "other.gguf")
+
+
 def tokenizer(kind: str) -> Any:
     """A tokenizer of a kind, trained on TEXT, with no more than SIZE tokens."""
     return _sentencepiece() if kind == "llama" else _bytes(kind)

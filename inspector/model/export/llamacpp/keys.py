@@ -19,7 +19,7 @@ def keys(loaded: LoadedModel, mask: Mask, kind: str, title: str) -> dict[str, Ke
     """All but the tokenizer's; sizes are one number for all layers where they are the same."""
     config: Any = loaded.model.config
     heads, kv_heads, widths = per_layer(loaded, mask)
-    size = head_size(loaded)
+    size = head_size(config)
     numbers = {
         "block_count": len(heads),
         "context_length": config.max_position_embeddings,

@@ -7,7 +7,6 @@ modules of the model, and not by the code that has written it.
 from __future__ import annotations
 
 import importlib.util
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from inspector.model.export.llamacpp.tensors import (
     OUTSIDE,
     ROPE_FREQS,
     head_size,
+    place_of,
     unpermuted,
 )
 from inspector.model.export.llamacpp.vocabulary import KeyValue, is_copied
@@ -34,14 +34,12 @@ from inspector.model.loaded import LoadedModel
 from inspector.model.surgery import muted
 from inspector.units import Mask, Unit
 
-MODULES = {name: module for module, name in (INSIDE | OUTSIDE).items()}
 READER = "llama_cpp"
 """The module of the package llama-cpp-python, which is used where it is installed."""
 EXACT = (FILE_TYPES["f32"], FILE_TYPES["f16"])
 FAR = {True: 5e-3, False: 0.2}
 """The divergence that is no rounding any more, of float32 in these types and of others. On random
 tokens SmolLM2-135M is off by 0.0003 in F16 and 0.03 in Q8_0 (nats a token)."""
-_BLOCK = re.compile(r"blk\.(\d+)\.(.*)")
 
 
 def prove_gguf(
@@ -188,7 +186,7 @@ def _weights(
             right = False
         else:
             if ".attn_q." in each.name or ".attn_k." in each.name:
-                ours = torch.from_numpy(unpermuted(ours.numpy(), head_size(loaded)))
+                ours = torch.from_numpy(unpermuted(ours.numpy(), head_size(loaded.model.config)))
             apart = max(apart, float((ours - theirs.float()).abs().max()))
             right = right and _as_rounded(ours, theirs, each.tensor_type.name)
         done += each.n_bytes
@@ -205,16 +203,15 @@ def _of_the_model(
     """The tensor of the model that one of the file must be; None for a stub's."""
     if name == ROPE_FREQS:
         return _rope(loaded)
-    block = _BLOCK.fullmatch(name)
-    stem, _, key = (block[2] if block else name).rpartition(".")
+    block, path, key = place_of(name)
     if block is None:
-        module = loaded.model.get_submodule(MODULES[stem])
+        module = loaded.model.get_submodule(path)
     else:
-        layer = kept[int(block[1])]
-        kind = "attn" if stem.startswith("attn_") else "ffn"
-        if Unit(layer, kind) in mask and not stem.endswith("_norm"):
+        layer = kept[block]
+        kind = "attn" if path.startswith("self_attn.") else "ffn"
+        if Unit(layer, kind) in mask and not path.endswith("_layernorm"):
             return None
-        module = loaded.layers[layer].get_submodule(MODULES[stem])
+        module = loaded.layers[layer].get_submodule(path)
     with align_module_device(module):
         return getattr(module, key).detach().cpu()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -39,6 +40,8 @@ INSIDE = {
     "mlp.down_proj": "ffn_down",
 }
 """From the modules of a model to what llama.cpp calls them, outside and inside the layers."""
+MODULES = {name: module for module, name in (INSIDE | OUTSIDE).items()}
+_BLOCK = re.compile(r"blk\.(\d+)\.(.*)")
 
 
 def problem(loaded: LoadedModel, mask: Mask) -> str:
@@ -81,9 +84,19 @@ def architecture(mask: Mask) -> str:
     return "llama" if whole else "deci"
 
 
-def head_size(loaded: LoadedModel) -> int:
+def place_of(name: str) -> tuple[int | None, str, str]:
+    """Of a tensor in a file: its block, None outside of all; its module's path; weight or bias.
+
+    Raises:
+        KeyError: no module is called so.
+    """
+    found = _BLOCK.fullmatch(name)
+    stem, _, key = (found[2] if found else name).rpartition(".")
+    return (int(found[1]) if found else None), MODULES[stem], key
+
+
+def head_size(config: Any) -> int:
     """The width of one head."""
-    config: Any = loaded.model.config
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
@@ -115,7 +128,7 @@ def layout(loaded: LoadedModel, mask: Mask) -> list[Weight]:
 
 
 def _stub(loaded: LoadedModel, unit: Unit, number: int) -> list[Weight]:
-    hidden, head = loaded.model.config.hidden_size, head_size(loaded)
+    hidden, head = loaded.model.config.hidden_size, head_size(loaded.model.config)
     shapes = {
         "attn": {
             "attn_q": (head, hidden),
@@ -155,7 +168,7 @@ def values(loaded: LoadedModel, weight: Weight) -> np.ndarray:
         return factors
     found = read(weight).float().numpy()
     if ".attn_q." in weight.name or ".attn_k." in weight.name:
-        return permuted(found, head_size(loaded))
+        return permuted(found, head_size(loaded.model.config))
     return found
 
 
@@ -181,7 +194,7 @@ def rope_factors(loaded: LoadedModel) -> np.ndarray | None:
     Its own are theta^(-2i / head size). The model's are asked for, not computed once more.
     """
     config, model = loaded.model.config, loaded.model
-    size, theta = head_size(loaded), float(config.rope_parameters["rope_theta"])
+    size, theta = head_size(config), float(config.rope_parameters["rope_theta"])
     own: Any = model.get_submodule("model.rotary_emb")
     plain = theta ** -(np.arange(0, size, 2, dtype=np.float64) / size)
     factors = plain / own.inv_freq.detach().cpu().double().numpy()
