@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 RECIPE_FIELDS = {
     "source": str,
     "weights": str,
+    "model_type": str,
     "dtype": str,
     "mask": dict,
     "export": str,
@@ -79,9 +80,13 @@ def read_recipe(path: str) -> dict[str, Any]:
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise ExportError(f"cannot read the recipe {path}: {error.strerror}.") from error
+        raise ExportError(
+            f"cannot read the recipe {path} ({error.strerror}): give the recipe.json of an export."
+        ) from error
     except (ValueError, RecursionError) as error:
-        raise ExportError(f"the recipe {path} is not JSON: {error}.") from error
+        raise ExportError(
+            f"the recipe {path} is not JSON ({error}): give the recipe.json of an export."
+        ) from error
     ours = isinstance(data, dict) and (data.get("kind"), data.get("format")) == ("export", 1)
     data = {"measured": [], **data} if ours else {}
     if any(not isinstance(data.get(k), kind) for k, kind in RECIPE_FIELDS.items()):
@@ -105,12 +110,19 @@ def take_over(args: argparse.Namespace, recipe: dict[str, Any]) -> None:
     from inspector.model.loading import DTYPES
 
     names = {str(dtype).removeprefix("torch."): name for name, dtype in DTYPES.items()}
-    args.model = args.model or recipe["source"]
+    args.model = args.model or _source(recipe)
     args.mask = str(Mask.from_json(recipe["mask"]))
     if args.dtype == "auto":
         args.dtype = names.get(recipe["dtype"], recipe["dtype"])
     if args.format == "auto":
         args.format = recipe["export"]
+
+
+def _source(recipe: dict[str, Any]) -> str:
+    """The recipe's source; one on the hub at the commit that it had, since it may have moved."""
+    kind, _, commit = recipe["weights"].partition(" ")
+    pinned = kind == "revision" and commit and "@" not in recipe["source"]
+    return f"{recipe['source']}@{commit}" if pinned else recipe["source"]
 
 
 def check_folder(args: argparse.Namespace) -> None:
@@ -129,7 +141,7 @@ def check_folder(args: argparse.Namespace) -> None:
         (args.checks, "--checks", "what was measured goes into it"),
         (args.repository, "--push-to-hub", "it is what is uploaded"),
     ):
-        if given:
+        if given not in (None, False, []):
             raise ExportError(f"name a folder with -o as well, or leave out {option}: {said}.")
 
 
@@ -140,7 +152,7 @@ def check_push(args: argparse.Namespace) -> None:
         ExportError: no repository to make public, a name that the hub does not take or that is
             taken, or no login.
     """
-    if not args.repository:
+    if args.repository is None:
         if args.public:
             raise ExportError("--public is for a repository: name one with --push-to-hub.")
         return
@@ -193,8 +205,15 @@ def check_recipe(loaded: LoadedModel, recipe: dict[str, Any]) -> None:
     Mask.from_json(recipe["mask"], loaded.depth)
     if loaded.weights != recipe["weights"]:
         raise ExportError(
-            f"the recipe is for other weights ({recipe['weights']}) than {loaded.source} has "
+            f"the recipe is for other weights ({printable(recipe['weights'], lines=False)}) than "
+            f"{printable(loaded.source, lines=False)} has "
             f"({loaded.weights}): name the model that it was made of."
+        )
+    if loaded.model_type != recipe["model_type"]:
+        kind = printable(recipe["model_type"], lines=False)
+        raise ExportError(
+            f"the recipe is for a {kind}, and {loaded.source} is a {loaded.model_type}: name the "
+            "model that it was made of."
         )
 
 
@@ -266,7 +285,8 @@ def made_described(made: Exported, mask: Mask) -> str:
     choice = made.choice
     head = (
         f"{printable(str(made.folder), lines=False)} · {choice.name}, {made.bytes:,} bytes, "
-        f"of which {choice.bytes:,} are weights ({choice.saved:.1%} less than the source's)\n"
+        f"of which {choice.bytes:,} are weights ({choice.saved:.1%} less than the source's in "
+        "this dtype)\n"
         f"removed: {mask}"
     )
     loads = "\n".join(f"{reader}: {how}" for reader, how in choice.form.loads.items())

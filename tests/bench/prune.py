@@ -9,7 +9,8 @@ compared.
 The share of the processor's own speed is that of one full sweep of js without early exit: the
 multiply-adds that the shared beginning leaves to do (of the linear modules, without copies that
 fill up a pass), over its time, against `torch.nn.functional.linear` alone on the very shapes that
-the sweep multiplied.
+the sweep multiplied: with one weight all the time, which small ones spend in the cache, and with
+another weight each time, as a model's layers have.
 """
 
 from __future__ import annotations
@@ -40,6 +41,9 @@ from inspector.units import KINDS, Mask, Unit
 
 METHODS = ("finercut", "blockpruner")
 UNITS = {"bf16": 15, "fp32": 4}
+
+CACHES = 128 << 20
+"""Bytes of weights that no core's own cache holds."""
 
 Shape = tuple[int, int, int]
 """Rows, inputs and outputs of a matrix product."""
@@ -163,15 +167,20 @@ def _share(loaded: LoadedModel, text: Windows, kind: str) -> None:
     with _recorded(loaded, shapes):
         swept()
     seconds, _ = _timed(swept)
-    products = sum(_product_seconds(loaded, shape) * n for shape, n in shapes.items())
+    products, in_turn = (
+        sum(_product_seconds(loaded, shape, least) * n for shape, n in shapes.items())
+        for least in (1, CACHES)
+    )
     multiplied = sum(math.prod(shape) * n for shape, n in shapes.items())
     useful = _multiply_adds(loaded, chosen) * text.ids.numel()
     print(
         f"{kind} js sweep of {len(chosen)} units without early exit: {seconds:.1f} s, "
         f"{2e-9 * useful / seconds:.0f} GFLOP/s; matrix products alone, of the same shapes: "
-        f"{2e-9 * multiplied / products:.0f} GFLOP/s; a share of "
-        f"{(useful / seconds) / (multiplied / products):.2f}; of all that is multiplied "
-        f"{100 * (1 - useful / multiplied):.1f} % fills up passes",
+        f"{2e-9 * multiplied / products:.0f} GFLOP/s, with weights in turn "
+        f"{2e-9 * multiplied / in_turn:.0f}; a share of "
+        f"{(useful / seconds) / (multiplied / products):.2f} of the one and "
+        f"{(useful / seconds) / (multiplied / in_turn):.2f} of the other; of all that is "
+        f"multiplied {100 * (1 - useful / multiplied):.1f} % fills up passes",
         flush=True,
     )
 
@@ -194,16 +203,18 @@ def _recorded(loaded: LoadedModel, shapes: Counter[Shape]) -> Iterator[None]:
             handle.remove()
 
 
-def _product_seconds(loaded: LoadedModel, shape: Shape) -> float:
-    """Of one product of that shape: the mean over a fifth of a second, after one to warm up."""
+def _product_seconds(loaded: LoadedModel, shape: Shape, least: int) -> float:
+    """Of one product of that shape, with weights of so many bytes in turn: the mean over a fifth of
+    a second, after one of each to warm up."""
     rows, width, outputs = shape
-    x, weight = (
-        torch.randn(size, width).to(loaded.device, loaded.dtype) for size in (rows, outputs)
-    )
-    functional.linear(x, weight)
+    x = torch.randn(rows, width).to(loaded.device, loaded.dtype)
+    weight = torch.randn(outputs, width).to(x)
+    weights = [weight.clone() for _ in range(math.ceil(least / weight.nbytes))]
+    for each in weights:
+        functional.linear(x, each)
     count, begun = 0, time.perf_counter()
     while not count or time.perf_counter() - begun < 0.2:
-        functional.linear(x, weight)
+        functional.linear(x, weights[count % len(weights)])
         count += 1
     return (time.perf_counter() - begun) / count
 

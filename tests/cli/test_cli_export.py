@@ -197,6 +197,7 @@ def test_recipes_that_are_none(capsys: pytest.CaptureFixture[str], tmp_path: Pat
         "format": 1,
         "source": "tiny:llama",
         "weights": "random, seed 0",
+        "model_type": "llama",
         "dtype": "float32",
         "mask": {"depth": 4, "muted": ["2"]},
         "export": "blocks",
@@ -218,9 +219,22 @@ def test_recipes_that_are_none(capsys: pytest.CaptureFixture[str], tmp_path: Pat
         said = refused(capsys, *with_(measured=[damaged]))
         assert f"what the recipe {recipe} has measured: " in said
     assert "other weights (sha256 0123)" in refused(capsys, *with_(weights="sha256 0123"))
+    assert "is for a gpt2, and tiny:llama is a llama" in refused(capsys, *with_(model_type="gpt2"))
+    assert "weights (\ufffd[2J)" in refused(capsys, *with_(weights="\x1b[2J"))
     depth = {"depth": 5, "muted": ["2"]}
     assert "a model of 5 layers" in refused(capsys, *with_(mask=depth))
     assert "blocks" in ok(capsys, *with_())
+
+
+def test_a_recipe_names_the_commit_of_its_source() -> None:
+    """What a hub id stands for may have moved since."""
+    for source, weights, found in (
+        ("a/b", "revision 0123", "a/b@0123"),
+        ("a/b@v1", "revision 0123", "a/b@v1"),
+        ("tiny:llama", "random, seed 0", "tiny:llama"),
+        ("folder", "sha256 0123", "folder"),
+    ):
+        assert exporting._source({"source": source, "weights": weights}) == found
 
 
 def test_the_help_names_every_format() -> None:

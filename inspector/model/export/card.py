@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from yaml import YAMLError
+
 from inspector import __version__
 from inspector.model.export import measured
 from inspector.model.export.forms import Choice
@@ -15,14 +17,19 @@ from inspector.model.export.proof import Check, verdict
 from inspector.model.export.tables import table
 from inspector.model.loaded import LoadedModel
 from inspector.model.sources import BUNDLED, BUNDLED_HUB, BUNDLED_LICENCE, Source, parse
+from inspector.model.unread import read_header
 from inspector.results.base import Result
 from inspector.units import Mask
 
 FORMAT = 1
 """Grows when a field of a recipe changes its meaning."""
 UNKNOWN = "unknown"
-_LICENCE = re.compile(r"^license:\s*['\"]?([\w.-]+)['\"]?\s*$", re.MULTILINE)
-_FRONT = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
+LICENCE_FIELDS = {
+    "license": re.compile(r"[\w.-]+"),
+    "license_name": re.compile(r"[\w.-]+"),
+    "license_link": re.compile(r"(https?://)?[\w.~/-]+"),
+}
+"""The hub's fields, and what each may be made of: they go into YAML."""
 
 RUN = """\
 ```python
@@ -100,27 +107,39 @@ def _trust(choice: Choice) -> str:
     return ", trust_remote_code=True" if choice.form.own_code else ""
 
 
-def licence(source: Source) -> str:
-    """The licence of the source as the hub spells it, or `unknown`."""
+def licence(source: Source) -> dict[str, str]:
+    """What the source says of its licence, in the hub's fields; `license` is `unknown` at least."""
+    said: Any = {}
     if source.text == BUNDLED or source.name == BUNDLED_HUB:
-        return BUNDLED_LICENCE
-    if source.kind == "folder":
-        return _licence_in(source.files / "README.md")
-    if source.kind == "hub":
-        return _licence_on_hub(source)
-    return UNKNOWN
+        said = {"license": BUNDLED_LICENCE}
+    elif source.kind == "folder":
+        said = _said_in(source.files / "README.md")
+    elif source.kind == "gguf":
+        said = {"license": read_header(Path(source.name)).values.get("general.license")}
+    elif source.kind == "hub":
+        said = _said_on_hub(source)
+    found = {
+        name: said[name]
+        for name, letters in LICENCE_FIELDS.items()
+        if isinstance(said.get(name), str) and letters.fullmatch(said[name])
+    }
+    link = found.get("license_link", "")
+    if link and source.kind == "hub" and "://" not in link:
+        found["license_link"] = f"https://huggingface.co/{source.name}/blob/main/{link}"
+    return {"license": UNKNOWN, **found}
 
 
-def _licence_in(readme: Path) -> str:
+def _said_in(readme: Path) -> dict[str, Any]:
+    """The fields in front of a model card."""
+    from huggingface_hub import metadata_load
+
     try:
-        front = _FRONT.match(readme.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError):
-        return UNKNOWN
-    found = _LICENCE.search(front[1]) if front else None
-    return found[1] if found else UNKNOWN
+        return metadata_load(readme) or {}
+    except (OSError, ValueError, YAMLError):
+        return {}
 
 
-def _licence_on_hub(source: Source) -> str:
+def _said_on_hub(source: Source) -> dict[str, Any]:
     import httpx2
     import huggingface_hub as hub
     from huggingface_hub import errors
@@ -128,9 +147,8 @@ def _licence_on_hub(source: Source) -> str:
     try:
         info = hub.HfApi().model_info(source.name, revision=source.revision)
     except (errors.HfHubHTTPError, errors.OfflineModeIsEnabled, httpx2.HTTPError, OSError):
-        return UNKNOWN
-    found = getattr(info.card_data, "license", None)
-    return found if isinstance(found, str) and re.fullmatch(r"[\w.-]+", found) else UNKNOWN
+        return {}
+    return {name: getattr(info.card_data, name, None) for name in LICENCE_FIELDS}
 
 
 def title(source: Source) -> str:
@@ -143,7 +161,7 @@ def _front(source: Source, choice: Choice) -> str:
     base = BUNDLED_HUB if source.text == BUNDLED else source.name if source.kind == "hub" else ""
     lines = [
         "---",
-        f"license: {licence(source)}",
+        *(f"{name}: {said}" for name, said in licence(source).items()),
         *([f"base_model: {base}"] if base else []),
         *([] if choice.type else ["library_name: transformers"]),
         "pipeline_tag: text-generation",
@@ -160,7 +178,10 @@ def _front(source: Source, choice: Choice) -> str:
 def _what(loaded: LoadedModel, mask: Mask, choice: Choice, source: Source) -> str:
     made = loaded.provenance()
     left = loaded.parameters_left(mask)
-    saved = f"{choice.bytes:,} bytes of weights, {choice.saved:.1%} less than the source's"
+    saved = (
+        f"{choice.bytes:,} bytes of weights, {choice.saved:.1%} less than the source's in "
+        f"{made.dtype}"
+    )
     if choice.bytes >= choice.source_bytes:
         saved = f"{choice.bytes:,} bytes of weights: this format saves nothing"
     kv = loaded.kv_bytes_left(mask), loaded.kv_bytes_left(loaded.empty())

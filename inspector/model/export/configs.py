@@ -11,6 +11,11 @@ NOT_PER_LAYER = ("architectures", "eos_token_id", "bos_token_id", "pad_token_id"
 """Lists of a config that may be as long as the model is deep by chance."""
 
 
+FIRST_MIXTURE = ("first_k_dense_replace", "moe_layer_start_index")
+"""Fields that say from which layer on there are mixtures (DeepSeek's and GLM's; Ernie's)."""
+LAST_MIXTURE = "moe_layer_end_index"
+
+
 def text_part(config: Any, data: dict[str, Any]) -> dict[str, Any]:
     """The part of a config's `data` that describes the language model."""
     text = config.get_text_config()
@@ -58,6 +63,11 @@ def cut(loaded: LoadedModel, kept: list[int]) -> Any:
             number for number, layer in enumerate(kept) if layer in dense or (layer + 1) % step
         ]
         part["decoder_sparse_step"] = 1
+    for name in FIRST_MIXTURE:
+        if name in part:
+            part[name] = sum(layer < part[name] for layer in kept)
+    if LAST_MIXTURE in part:
+        part[LAST_MIXTURE] = sum(layer <= part[LAST_MIXTURE] for layer in kept) - 1
     return type(config).from_dict(data)
 
 
@@ -68,6 +78,8 @@ def numbered_by_hand(loaded: LoadedModel) -> str:
         return "its attention is scaled by the number of its layer"
     if getattr(config, "kv_sharing_modes", None) or getattr(config, "num_kv_shared_layers", 0):
         return "its layers share keys and values"
+    if getattr(config, "moe_layer_interval", 1) != 1:
+        return "its mixtures are counted in steps"
     return ""
 
 

@@ -129,7 +129,8 @@ FORMS: dict[str, Form] = {
             "a GGUF file: llama where whole layers alone are off, else deci, whose layers have "
             "sizes of their own; matrices in F16, or by name in another type (gguf:q8_0)",
             {
-                "transformers": "where whole layers alone are off; scaled positions are not read",
+                "transformers": "where whole layers alone are off and nothing has biases; scaled "
+                "positions are not read",
                 "vLLM": "not tried",
                 "llama.cpp": "yes, as it is",
             },

@@ -29,7 +29,7 @@ from inspector.model.export.writing import (
 )
 from inspector.model.loaded import LoadedModel
 from inspector.model.loading import memory_available
-from inspector.model.placing import ROOM, gib
+from inspector.model.placing import ROOM
 from inspector.model.sources import parse
 from inspector.results.base import Result
 from inspector.units import Mask
@@ -65,7 +65,7 @@ def export(
     The folder is written beside its target, loaded in a fresh process, compared with the muted
     model, and only then given its name; on any failure nothing of it is left. The check holds the
     exported model in memory beside this one, or brings its weights in layer by layer where this one
-    does. A GGUF file is read back tensor by tensor instead, and
+    does, or where there is no room for both. A GGUF file is read back tensor by tensor instead, and
     run by llama.cpp where that is installed.
 
     Args:
@@ -80,12 +80,14 @@ def export(
         progress: told of each stage; may cancel.
 
     Raises:
-        ExportError: the form is not possible, the folder cannot be written, there is too little
-            memory for the check, or a check failed.
+        ExportError: the form is not possible, the folder cannot be written, or a check failed.
         MaskError: the mask does not fit the model.
     """
     choice = choose(loaded, mask, form)
     folder = path_of(target)
+    source = parse(loaded.source)
+    if source.folder and source.folder.resolve() == folder.resolve():
+        raise ExportError(f"{folder} is what the model was loaded from: choose another folder.")
     copies = 1 if choice.type else 2
     check_target(folder, need=copies * choice.bytes + SLACK, force=force)
     with workplace(folder) as work:
@@ -116,10 +118,10 @@ def _make_folder(
     progress: Progress,
 ) -> list[Check]:
     """A folder that transformers loads, and its checks."""
-    _check_memory(loaded, choice)
     progress(0, 10, "asking the muted model")
     expected = reference(loaded, mask)
     request = request_of(loaded, own_code=choice.form.own_code)
+    request["offload"] |= choice.bytes * ROOM > memory_available(loaded.device)
     writing = part(progress, 1, 5, 10)
     write_model(loaded, mask, choice, made, shard_bytes=shard_bytes, progress=writing)
     return prove(made, work, expected, request, progress=part(progress, 6, 4, 10))
@@ -141,18 +143,6 @@ def key_values(loaded: LoadedModel, mask: Mask, choice: Choice) -> dict[str, Key
     """Every key-value of a GGUF file but its architecture."""
     title = f"{card.title(parse(loaded.source))} without {len(mask)} of its units"
     return {**keys(loaded, mask, choice.type, title), **vocabulary(loaded)}
-
-
-def _check_memory(loaded: LoadedModel, choice: Choice) -> None:
-    """Refuse what could not be checked in the end, rather than have the system end it."""
-    if loaded.offloaded:  # and so will be what is checked
-        return
-    free = memory_available(loaded.device)
-    if choice.bytes * ROOM > free:
-        raise ExportError(
-            f"the check holds the export, {gib(choice.bytes * ROOM)}, in memory beside the present "
-            f"model, {loaded.device} has {gib(free)} free: load the model in bf16, or elsewhere."
-        )
 
 
 def write_model(

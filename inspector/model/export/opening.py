@@ -1,7 +1,8 @@
 """An export opened again: its source's depth, with the removed units in their places as gone.
 
 Nothing of a folder's own code is run: `blocks`, `compact` and `gguf` are the native architecture
-with parts left out, so it is built whole and the parts are taken out here.
+with parts left out, so it is built whole and the parts are taken out here, as are the zeros of
+`zeroed` and the empty mixtures of `moe-stub`.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ from typing import Any
 from transformers import AutoConfig
 
 from inspector.errors import MaskError
-from inspector.model.export.configs import NOT_PER_LAYER
+from inspector.model.export import stub
+from inspector.model.export.configs import FIRST_MIXTURE, LAST_MIXTURE, NOT_PER_LAYER, field_name
 from inspector.model.export.layout import kept_layers
 from inspector.model.families import Family, family_of
 from inspector.model.loaded import LoadedModel
 from inspector.model.surgery import mute_for_good
 from inspector.units import Mask
 
-FORMS = ("blocks", "compact")
+FORMS = ("blocks", "moe-stub", "compact", "zeroed")
 """Those of safetensors."""
 GONE = "it was removed by the export"
 """The `problem` of a unit that an opened export lacks."""
@@ -35,6 +37,8 @@ class Opened:
     mask: Mask
     model_type: str
     data: dict[str, Any]
+    in_full: bool = False
+    """Whether the removed units have their places and weights yet, all zeros."""
 
     @property
     def family(self) -> Family:
@@ -52,6 +56,8 @@ class Opened:
 
         They are tried one after another, and a layer only ever moves up: the last one goes first.
         """
+        if self.in_full:
+            return {}
         prefix = self.family.layers
         moves = [(new, old) for new, old in enumerate(kept_layers(self.mask)) if new != old]
         return {rf"^{re.escape(prefix)}\.{new}\.": f"{prefix}.{old}." for new, old in moves[::-1]}
@@ -60,7 +66,7 @@ class Opened:
         """Whether the folder has no weight of this name because what it is of was removed."""
         prefix = self.family.layers + "."
         number, _, rest = name.removeprefix(prefix).partition(".")
-        if not name.startswith(prefix) or not number.isdecimal():
+        if self.in_full or not name.startswith(prefix) or not number.isdecimal():
             return False
         if int(number) not in kept_layers(self.mask):
             return True
@@ -70,9 +76,7 @@ class Opened:
 
 
 def opened(folder: Path, *, gguf: bool = False) -> Opened | None:
-    """What a folder lacks of its source; None where it is no export that lacks something.
-
-    Those with zeros in the places of removed units are opened as they are: the probe finds them.
+    """What a folder lacks of its source; None where it is no export.
 
     Args:
         folder: where the recipe is.
@@ -85,7 +89,12 @@ def opened(folder: Path, *, gguf: bool = False) -> Opened | None:
         form, _, _ = recipe["export"].partition(":")
         if recipe["kind"] != "export" or recipe["format"] != 1 or form not in forms:
             return None
-        return _whole(Mask.from_json(recipe["mask"]), str(recipe["model_type"]), data)
+        mask, model_type = Mask.from_json(recipe["mask"]), str(recipe["model_type"])
+        if form == "zeroed":
+            return Opened(mask, model_type, data, in_full=True)
+        if form == "moe-stub":
+            data = stub.source_data(model_type, data)
+        return _whole(mask, model_type, data)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, MaskError):
         return None
 
@@ -97,10 +106,10 @@ def _whole(mask: Mask, model_type: str, data: dict[str, Any]) -> Opened | None:
     """
     if data["model_type"] not in (model_type, f"pruned_{model_type}"):
         return None
-    attributes = type(AutoConfig.for_model(model_type)).attribute_map
-    part = data.get("text_config", data)
-    depth = attributes.get("num_hidden_layers", "num_hidden_layers")
-    kept = kept_layers(mask)
+    native = type(AutoConfig.for_model(model_type))
+    depth = field_name(native, "num_hidden_layers")
+    data = native.from_dict(data).to_dict()  # with what the file leaves out, as it is the default
+    part, kept = data.get("text_config", data), kept_layers(mask)
     if part[depth] != len(kept):
         return None
     for name, value in part.items():
@@ -109,6 +118,11 @@ def _whole(mask: Mask, model_type: str, data: dict[str, Any]) -> Opened | None:
             part[name] = [found.get(layer, value[0]) for layer in range(mask.depth)]
     if "mlp_only_layers" in part:
         part["mlp_only_layers"] = [kept[number] for number in part["mlp_only_layers"]]
+    for name in FIRST_MIXTURE:
+        if name in part:
+            part[name] = [*kept, mask.depth][part[name]]
+    if LAST_MIXTURE in part:
+        part[LAST_MIXTURE] = kept[part[LAST_MIXTURE]]
     part[depth] = mask.depth
     part.pop("per_layer_config", None)
     data.pop("auto_map", None)

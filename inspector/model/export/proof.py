@@ -118,7 +118,15 @@ def ask(
                 "the check of the export ran out of memory, and nothing was kept: it holds the "
                 "exported model beside the present one; free some, or choose bf16."
             )
-        raise ExportError(f"the exported folder cannot be loaded, and was deleted: {reason}")
+        if "No space left" in reason:
+            raise ExportError(
+                "the disk was full during the check of the export, and nothing was kept: free some "
+                "space, or choose another disk."
+            )
+        raise ExportError(
+            f"the exported folder cannot be loaded, and was deleted ({reason}): choose another "
+            "format, or report it with the mask."
+        )
     checks: list[Check] = json.loads(report.read_text(encoding="utf-8"))
     return checks
 

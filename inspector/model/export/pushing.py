@@ -18,7 +18,6 @@ def check_hub(repository: str) -> None:
     Raises:
         ExportError: a name that the hub does not take or that is taken, no login, or no network.
     """
-    import httpx2
     import huggingface_hub as hub
     from huggingface_hub import errors
     from huggingface_hub.utils import validate_repo_id
@@ -35,7 +34,7 @@ def check_hub(repository: str) -> None:
         ) from None
     except errors.LocalTokenNotFoundError:
         raise ExportError("there is no login for the hub: log in (hf auth login).") from None
-    except (httpx2.HTTPError, OSError) as error:
+    except _faults() as error:
         raise ExportError(
             f"the hub does not know who you are ({type(error).__name__}): check the network, "
             "then log in (hf auth login)."
@@ -59,14 +58,13 @@ def push(
         ExportError: it exists, or may not be made, or the upload broke off; what was made of it on
             the hub is removed.
     """
-    import httpx2
     import huggingface_hub as hub
 
     api = hub.HfApi()
     progress(0, 2, "making the repository")
     try:
         made = api.create_repo(repository, private=private, exist_ok=False)
-    except (httpx2.HTTPError, OSError) as error:
+    except _faults() as error:
         raise ExportError(
             f"the repository {repository} cannot be made ({_kind(error)}): it is there already, or "
             f"your login may not write there; the export is in {folder}."
@@ -79,7 +77,7 @@ def push(
         progress(2, 2, "uploaded")
     except BaseException as error:
         left = _remove(repository)
-        if isinstance(error, httpx2.HTTPError | OSError):
+        if isinstance(error, _faults()):
             raise ExportError(
                 f"the upload to {repository} broke off ({_kind(error)}){left}: try again, the "
                 f"export is in {folder}."
@@ -90,14 +88,23 @@ def push(
 
 def _remove(repository: str) -> str:
     """Remove what was made on the hub; what to say about it."""
-    import httpx2
     import huggingface_hub as hub
 
     try:
         hub.HfApi().delete_repo(repository, missing_ok=True)
-    except (httpx2.HTTPError, OSError):
+    except _faults():
         return ", and what there is of it could not be removed: delete it on its page"
     return ", and it was removed"
+
+
+def _faults() -> tuple[type[Exception], ...]:
+    """What the hub's client raises where something is wrong between it and the hub.
+
+    An upload of a large file that failed is a RuntimeError, one that was refused a ValueError.
+    """
+    import httpx2
+
+    return httpx2.HTTPError, OSError, RuntimeError, ValueError
 
 
 def _kind(error: Exception) -> str:

@@ -117,3 +117,16 @@ def config(loaded: LoadedModel, mask: Mask) -> dict[str, Any]:
         ],
     )
     return configs.dumped(native)
+
+
+def source_data(model_type: str, data: dict[str, Any]) -> dict[str, Any]:
+    """The config of a `model_type` from that of a stub, which was made of it."""
+    from transformers import AutoConfig, Qwen2MoeConfig
+
+    whole = Qwen2MoeConfig.from_dict(data).to_dict()  # the file leaves out what is its default
+    fields = {name: whole[name] for name in SHARED if name in whole}
+    if "head_dim" in data:
+        fields["head_dim"] = data["head_dim"]
+    # Of those that have one, the stub takes none with a window.
+    native = AutoConfig.for_model(model_type, **fields, sliding_window=None)
+    return {**native.to_dict(), "architectures": data["architectures"]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -9,12 +10,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
+from safetensors import SafetensorError
 
 from inspector.errors import ExportError
 from inspector.model.placing import gib
 
 RECIPE = "recipe.json"
 """Every export has it; a folder without it is none of ours and is never replaced."""
+BEFORE = "before"
+"""Where the earlier export is, in the workplace, while the new one takes its name."""
 WORK = ".{name}.exporting-{number}"
 
 
@@ -47,7 +51,7 @@ def check_target(target: Path, *, force: bool, need: int = 0) -> None:
     parent = target.parent
     if not parent.is_dir():
         raise ExportError(f"there is no folder {parent}: make it, or choose another.")
-    if (parent / RECIPE).is_file():
+    if is_export(parent):
         raise ExportError(f"{parent} is an export itself: choose a folder outside of it.")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise ExportError(f"the folder {parent} cannot be written to: choose another.")
@@ -61,11 +65,20 @@ def check_target(target: Path, *, force: bool, need: int = 0) -> None:
         )
 
 
+def is_export(folder: Path) -> bool:
+    """Whether a folder has the recipe of an export."""
+    try:
+        recipe = json.loads((folder / RECIPE).read_text(encoding="utf-8"))
+        return recipe["kind"] == "export"
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
+
+
 def _check_replaceable(target: Path, force: bool) -> None:
     if not force:
         raise ExportError(f"{target} is there already: choose another folder, or use --force.")
     ours = target.is_dir() and not target.is_symlink()
-    if not ours or (any(target.iterdir()) and not (target / RECIPE).is_file()):
+    if not ours or (any(target.iterdir()) and not is_export(target)):
         raise ExportError(
             f"{target} is no export of this program, and is not replaced: choose another folder."
         )
@@ -85,9 +98,9 @@ def workplace(target: Path) -> Iterator[Path]:
     try:
         work.mkdir()
         yield work
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise ExportError(
-            f"cannot write beside {target} ({error.strerror or error}): "
+            f"cannot write beside {target} ({getattr(error, 'strerror', None) or error}): "
             "free some space, or choose another folder; nothing was kept."
         ) from error
     finally:
@@ -95,13 +108,18 @@ def workplace(target: Path) -> Iterator[Path]:
 
 
 def _sweep(target: Path) -> None:
-    """Remove the workplaces of processes that are no longer there, and an earlier one of ours."""
+    """Remove the workplaces of processes that are no longer there, and an earlier one of ours.
+
+    One that was killed while it replaced an earlier export gives that back first.
+    """
     beginning = WORK.format(name=target.name, number="")
     for left in target.parent.iterdir():
         number = left.name.removeprefix(beginning)
         if not left.name.startswith(beginning) or not number.isdecimal():
             continue
         if int(number) == os.getpid() or not psutil.pid_exists(int(number)):
+            if (left / BEFORE).is_dir() and not os.path.lexists(target):
+                (left / BEFORE).rename(target)
             shutil.rmtree(left, ignore_errors=True)
 
 
@@ -115,7 +133,7 @@ def put_in_place(made: Path, target: Path, *, force: bool) -> None:
     write_through(made)
     if os.path.lexists(target):
         _check_replaceable(target, force)
-        before = made.parent / "before"
+        before = made.parent / BEFORE
         target.rename(before)
         try:
             made.rename(target)

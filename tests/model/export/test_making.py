@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gguf import GGUFWriter
 
 from inspector.errors import ExportError
 from inspector.model.export import card
@@ -79,18 +80,35 @@ def test_an_export_of_a_folder(folder: Path, tmp_path: Path) -> None:
 
 
 def test_licences(tmp_path: Path, hub: Any) -> None:
-    def of(kind: str, name: str, text: str = "x") -> str:
+    def of(kind: str, name: str, text: str = "x") -> dict[str, str]:
         return card.licence(Source(text, kind, name, folder=tmp_path))
 
-    assert of("gguf", "file.gguf", BUNDLED) == "apache-2.0"
-    assert of("gguf", "file.gguf") == "unknown"
-    assert of("tiny", "llama") == "unknown"
-    assert of("folder", str(tmp_path)) == "unknown"
-    (tmp_path / "README.md").write_text("---\nlicense: 'gpl 3; rm'\n---\n", encoding="utf-8")
-    assert of("folder", str(tmp_path)) == "unknown"
-    assert of("hub", "someone/something") == "unknown"
+    def written(front: str) -> dict[str, str]:
+        (tmp_path / "README.md").write_text(f"---\n{front}\n---\n", encoding="utf-8")
+        return of("folder", str(tmp_path))
+
+    unknown = {"license": "unknown"}
+    assert of("gguf", "file.gguf", BUNDLED) == {"license": "apache-2.0"}
+    assert of("tiny", "llama") == unknown
+    assert of("folder", str(tmp_path)) == unknown
+    for front in ("license: 'gpl 3; rm'", "license: [mit]", "{", "- 3", "\tx: y"):
+        assert written(front) == unknown
+    assert written("license: mit  # really") == {"license": "mit"}
+    other = {"license": "other", "license_name": "llama3", "license_link": "https://a.b/LICENSE"}
+    assert written("\n".join(f"{name}: {said}" for name, said in other.items())) == other
+    assert of("hub", "someone/something") == unknown
     hub.lookup_error = OSError("no network")
-    assert of("hub", "someone/something") == "unknown"
+    assert of("hub", "someone/something") == unknown
+    file = tmp_path / "file.gguf"
+    for said, found in (("cc-by-4.0", "cc-by-4.0"), ("a: b", "unknown"), (None, "unknown")):
+        writer = GGUFWriter(file, "llama")
+        if said:
+            writer.add_license(said)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        assert of("gguf", str(file)) == {"license": found}
 
 
 def test_a_name_is_no_markdown_and_no_yaml(loaded: LoadedModel, tmp_path: Path) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from inspector.errors import ExportError, LoadError, MaskError
+from inspector.model import tiny
 from inspector.model.export.forms import choices, choose
 from inspector.model.export.making import export
 from inspector.model.export.opening import GONE, opened
@@ -89,14 +91,49 @@ def test_no_code_of_the_folder_is_run(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-def test_forms_with_zeros_are_opened_as_they_are(tmp_path: Path) -> None:
-    source = plain.tiny("llama")
-    for form in ("zeroed", "moe-stub"):
-        made = export(source, source.mask("1.ffn"), tmp_path / form, form=form)
+@pytest.mark.parametrize("model_type", ["llama", "mistral", "qwen2", "gpt2", "qwen2_moe"])
+@pytest.mark.parametrize("form", ["zeroed", "moe-stub"])
+def test_what_stands_in_for_removed_units_is_gone_too(
+    model_type: str, form: str, tmp_path: Path
+) -> None:
+    source = plain.doctored(no_window, model_type) if model_type == "mistral" else None
+    source = source or plain.tiny(model_type)
+    ids = plain.random_ids(source, 2, 24)
+    for number, text in enumerate(["1.ffn", "1.ffn,3", "0-3.ffn", "0,2"]):
+        mask = source.mask(text)
+        if any(each.form.name == form and each.problem for each in choices(source, mask)):
+            continue
+        made = export(source, mask, tmp_path / str(number), form=form)
         again = load(str(made.folder), dtype="fp32", device="cpu")
-        assert {str(i.unit): i.problem for i in again.units if i.problem} == {
-            "1.ffn": "muting it changes nothing"
-        }
+        assert (again.depth, again.model_type) == (source.depth, model_type)
+        assert [info.unit for info in again.units if info.problem == GONE] == list(mask)
+        assert torch.equal(plain.logits(again, ids), plain.logits(source, ids, mask)), text
+
+
+def no_window(model: Any) -> None:
+    model.config.sliding_window = None
+
+
+@pytest.mark.parametrize(
+    ("model_type", "changes"),
+    [
+        ("glm4_moe", {"first_k_dense_replace": 2}),
+        ("ernie4_5_moe", {"moe_layer_start_index": 2, "moe_layer_end_index": 2}),
+    ],
+)
+def test_mixtures_that_begin_at_a_layer(
+    model_type: str, changes: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in changes.items():
+        monkeypatch.setitem(tiny.TINY_COMMON, name, value)
+    source = load(f"tiny:{model_type}", dtype="fp32", device="cpu")
+    ids = plain.random_ids(source, 2, 24)
+    for number, text in enumerate(["0", "1,3", "0.attn,2", "2-3", "0-1"]):
+        mask = source.mask(text)
+        made = export(source, mask, tmp_path / str(number))
+        again = load(str(made.folder), dtype="fp32", device="cpu")
+        assert again.depth == source.depth
+        assert torch.equal(plain.logits(again, ids), plain.logits(source, ids, mask)), text
 
 
 def test_a_recipe_that_does_not_fit_is_not_believed(tmp_path: Path) -> None:

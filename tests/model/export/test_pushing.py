@@ -102,7 +102,15 @@ def test_one_that_exists_is_left_alone(hub: Hub, folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [http_error(500), httpx2.ConnectError(TOKEN), OSError(TOKEN)], ids=repr
+    "error",
+    [
+        http_error(500),
+        httpx2.ConnectError(TOKEN),
+        OSError(TOKEN),
+        RuntimeError(TOKEN),  # of a large file
+        ValueError(TOKEN),
+    ],
+    ids=repr,
 )
 def test_a_broken_upload_is_removed_and_says_no_token(
     hub: Hub, folder: Path, error: Exception
@@ -155,6 +163,10 @@ def test_on_the_command_line(
 ) -> None:
     monkeypatch.setattr(making, "prove", lambda *_, **__: [])
     argv = ["export", "tiny:llama", "--mask", "2", "--push-to-hub", "someone/model"]
+    assert main([*argv[:-1], ""]) == 2
+    assert "or leave out --push-to-hub" in capsys.readouterr().err
+    assert main([*argv[:-1], "", "-o", str(tmp_path / "no")]) == 2
+    assert "is no name of a repository" in capsys.readouterr().err
     assert main(argv) == 2
     assert "or leave out --push-to-hub: it is what is uploaded" in capsys.readouterr().err
     argv += ["-o", str(tmp_path / "out")]

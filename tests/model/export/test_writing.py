@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from safetensors import SafetensorError
 
 from inspector.errors import ExportError
 from inspector.jobs import Cancelled
@@ -20,6 +21,7 @@ from inspector.model.export import making, shards, writing
 from inspector.model.export.making import export
 from inspector.model.loaded import LoadedModel
 from tests import plain
+from tests.model.export import words
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -64,6 +66,11 @@ def test_an_existing_folder_is_refused_and_left_alone(loaded: LoadedModel, tmp_p
     for name in ("full", "file", "link"):  # not even with force: it is none of ours
         with pytest.raises(ExportError, match="is no export of this program"):
             export(loaded, mask, tmp_path / name, force=True)
+    for recipe in ('{"flour": 3}', "[]", "{", '{"kind": "masks"}'):  # a recipe for a cake
+        (tmp_path / "full" / "recipe.json").write_text(recipe)
+        with pytest.raises(ExportError, match="is no export of this program"):
+            export(loaded, mask, tmp_path / "full", force=True)
+    (tmp_path / "full" / "recipe.json").unlink()
     assert there(tmp_path / "full") == ["letter"]
     export(loaded, mask, tmp_path / "empty", force=True)
     assert "config.json" in there(tmp_path / "empty")
@@ -83,6 +90,16 @@ def test_force_replaces_an_export_and_never_merges(loaded: LoadedModel, tmp_path
 
 
 @pytest.mark.usefixtures("no_proof")
+def test_what_it_was_loaded_from_is_never_replaced(tmp_path: Path) -> None:
+    loaded = words.model(tmp_path / "model")
+    (tmp_path / "model" / "recipe.json").write_text('{"kind": "export"}', encoding="utf-8")
+    before = there(tmp_path / "model")
+    with pytest.raises(ExportError, match=r"is what the model was loaded from: choose another"):
+        export(loaded, loaded.mask("1.ffn"), tmp_path / "no" / ".." / "model", force=True)
+    assert there(tmp_path / "model") == before
+
+
+@pytest.mark.usefixtures("no_proof")
 def test_what_cannot_be_written_is_said_before_the_work(
     loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,9 +114,6 @@ def test_what_cannot_be_written_is_said_before_the_work(
     with pytest.raises(ExportError, match="cannot be written to"):
         export(loaded, mask, tmp_path / "out")
     monkeypatch.undo()
-    monkeypatch.setattr(making, "memory_available", lambda _: 1000)
-    with pytest.raises(ExportError, match=r"the check holds the export, \d MiB, in memory beside"):
-        export(loaded, mask, tmp_path / "out")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**9, 10**9, 1000))
     with pytest.raises(ExportError, match=r"needs \d+ MiB on the way .* has 0 MiB free"):
         export(loaded, mask, tmp_path / "out")
@@ -122,6 +136,14 @@ def test_a_disk_that_fills_up_leaves_nothing(
     with pytest.raises(ExportError, match=r"No space left on device.*nothing was kept"):
         export(loaded, loaded.mask("0.attn"), tmp_path / "out", shard_bytes=50_000)
     assert len(written) == 2
+    assert there(tmp_path) == []
+
+    def fails(*_: Any, **__: Any) -> None:  # as safetensors says it
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(shards, "save_file", fails)
+    with pytest.raises(ExportError, match=r"No space left on device.*nothing was kept"):
+        export(loaded, loaded.mask("0.attn"), tmp_path / "out")
     assert there(tmp_path) == []
 
 
@@ -158,6 +180,25 @@ def test_an_earlier_export_survives_a_rename_that_fails(
     monkeypatch.setattr(Path, "rename", fails)
     with pytest.raises(ExportError, match="Input/output error"):
         export(loaded, loaded.mask("1"), target, force=True)
+    assert {file.name: file.read_bytes() for file in target.iterdir()} == before
+    assert there(tmp_path) == ["out"]
+
+
+@pytest.mark.usefixtures("no_proof")
+def test_an_earlier_export_that_a_kill_left_aside_comes_back(
+    loaded: LoadedModel, tmp_path: Path
+) -> None:
+    """Killed between the two renames: it lies in the workplace, and its name is free."""
+    target = tmp_path / "out"
+    export(loaded, loaded.mask("0.attn"), target)
+    before = {file.name: file.read_bytes() for file in target.iterdir()}
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"],
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    work = tmp_path / f".out.exporting-{dead.stdout.strip()}"
+    work.mkdir()
+    target.rename(work / "before")
+    with pytest.raises(ExportError, match=r"is there already"), writing.workplace(target):
+        writing.check_target(target, force=False)
     assert {file.name: file.read_bytes() for file in target.iterdir()} == before
     assert there(tmp_path) == ["out"]
 
