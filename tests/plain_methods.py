@@ -233,7 +233,8 @@ def exchange(
 ) -> Plan:
     """`ours`: the least cost per parameter, and exchanges that even and odd windows agree on.
 
-    `wanted` are the parameters to remove at least, where they bound the run.
+    `wanted` are the parameters to remove at least, where they bound the run. A single window has no
+    halves, and nothing is exchanged.
     """
     size = {unit: loaded.info(unit).parameters for unit in all_units(loaded.depth)}
     known: dict[Unit, float] = {}
@@ -292,7 +293,7 @@ def exchange(
         gone = gone | set(chosen)
 
         last = total(gone) >= wanted if wanted else number + 1 == remove
-        for _ in range((4 if last else 1) if len(gone) > 1 else 0):
+        for _ in range((4 if last else 1) if min(len(gone), len(ids)) > 1 else 0):
             before, saved = halves(gone), total(gone)
             worth = {
                 unit: (cost(ids, gone) - cost(ids, gone - {unit})) / size[unit] for unit in gone

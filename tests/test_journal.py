@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 
 import pytest
 
 from inspector.errors import ResultError
-from inspector.results.journal import Journal, refuse_unfinished
-from inspector.results.trajectory import Step
+from inspector.results.base import Provenance
+from inspector.results.files import save
+from inspector.results.journal import (
+    Journal,
+    discard,
+    refuse_unfinished,
+    require_unfinished,
+    steps_in,
+)
+from inspector.results.trajectory import Step, Trajectory
 
 ABOUT = {"model": "tiny:llama", "mask": "", "text": {"name": "own", "windows": 4}}
 
@@ -31,8 +40,44 @@ def test_steps_come_back_to_the_last_bit(tmp_path: Path) -> None:
     assert math.isnan(again.steps[0].scores["2.ffn"])
     again.add(step(3))
     assert len(Journal(path, ABOUT, resume=True).steps) == 4
-    again.close()
+    discard(path)
     assert not path.exists()
+    discard(path)  # twice does no harm
+
+
+def test_a_search_finds_its_place_again(tmp_path: Path) -> None:
+    path = tmp_path / "run.journal"
+    journal = Journal(path, ABOUT)
+    journal.add(step(0))
+    assert Journal(path, ABOUT, resume=True).place == {}
+    journal.add(step(1), {"generation": 0, "draw": (3, (1, 2), None)})
+    for number in (1, 2):
+        journal.add(None, {"generation": number, "draw": (3, (5, number), None)})
+    again = Journal(path, ABOUT, resume=True)
+    assert again.place == {"generation": 2, "draw": [3, [5, 2], None]}
+    assert [each.step for each in again.steps] == [0, 1]
+    assert steps_in(path) == 2 and steps_in(tmp_path / "none") == 0
+    with pytest.raises(ResultError, match="holds 2 finished steps"):
+        Journal(path, ABOUT)
+
+
+def test_what_cannot_be_resumed_is_told_from_what_is_finished(tmp_path: Path) -> None:
+    path, result = tmp_path / "run.json.journal", tmp_path / "run.json"
+    with pytest.raises(ResultError, match=r"there is no .*journal to resume: leave out --resume"):
+        require_unfinished(path, result)
+    result.write_text("something else")
+    with pytest.raises(ResultError, match="there is no "):
+        require_unfinished(path, result)
+    made = Provenance("tiny:llama", "", "llama", "float32", "cpu", 4)
+    run = Trajectory(made, "", method="sleb", metric="nll", steps=[step(0)])
+    save(dataclasses.replace(run, finished=False), result)
+    with pytest.raises(ResultError, match="there is no "):
+        require_unfinished(path, result)
+    save(run, result)
+    with pytest.raises(ResultError, match=r"run\.json holds a finished run, so there"):
+        require_unfinished(path, result)
+    Journal(path, ABOUT)
+    require_unfinished(path, result)
 
 
 def test_a_torn_line_is_dropped_wherever_it_was_cut(tmp_path: Path) -> None:

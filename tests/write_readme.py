@@ -22,6 +22,7 @@ from inspector.cli.commands import COMMANDS
 from inspector.measure import corpus
 from inspector.measure.foreign import FORMATS
 from inspector.measure.methods import METHODS, WAYS
+from inspector.measure.methods.facts import DIRECTION, removes
 from inspector.measure.methods.goals import SCORES
 from inspector.measure.metrics import METRICS
 from inspector.model.export import forms
@@ -112,8 +113,8 @@ def methods() -> str:
         [
             code(row.name),
             f"{row.label}, {row.paper}",
-            "layers" if row.grain == "layer" else " and ".join(row.kinds) + " units",
-            "window" if row.way == "window" else row.way,
+            removes(row),
+            row.way,
             ", ".join(map(code, row.metrics)),
             row.kept or "-",
             row.calibration,
@@ -124,7 +125,8 @@ def methods() -> str:
     )
     header = ["method", "paper", "removes", "way", "goes by", "stay", "the authors' text", "cost"]
     ways = "".join(f"- **{name}**: {words}.\n" for name, words in WAYS.items())
-    return table([*header, "how it goes"], rows) + "\n" + ways + "\n" + _scores()
+    lowest = f"\nOf every score, {DIRECTION}.\n\n"
+    return table([*header, "how it goes"], rows) + "\n" + ways + lowest + _scores()
 
 
 def _scores() -> str:
@@ -140,11 +142,10 @@ def formats() -> str:
             row.label,
             row.holds,
             row.index,
-            "read and written" if row.writes else "read",
         ]
         for row in FORMATS.values()
     )
-    return table(["form", "file", "holds", "layers count", ""], rows)
+    return table(["form", "file", "holds", "layers count"], rows)
 
 
 def commands() -> str:

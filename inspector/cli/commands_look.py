@@ -5,9 +5,11 @@ from __future__ import annotations
 from inspector.cli import (
     information,
     looking,
+    methods,
 )
 from inspector.cli.arguments import (
     COMMON,
+    JSON,
     MODEL,
     PLACE,
     Command,
@@ -74,6 +76,15 @@ LOOK: tuple[Command, ...] = (
         ),
     ),
     Command(
+        "methods",
+        "what prune can choose by: paper, grain, score, the authors' text, constraints and cost",
+        methods.methods,
+        (
+            argument("name", metavar="NAME", nargs="?", help="one method, in full; default: all"),
+            JSON,
+        ),
+    ),
+    Command(
         "prune",
         "let a method remove units, or whole layers, step by step",
         looking.prune,
@@ -83,7 +94,8 @@ LOOK: tuple[Command, ...] = (
                 "--method",
                 metavar="NAME",
                 default=next(iter(METHODS)),
-                help=f"{', '.join(METHODS)}; default: {next(iter(METHODS))}",
+                help=f"{', '.join(METHODS)}; default: {next(iter(METHODS))}; `inspector methods` "
+                "says what each is",
             ),
             argument(
                 "--remove",
@@ -103,7 +115,8 @@ LOOK: tuple[Command, ...] = (
                 "--until-perplexity",
                 metavar="X",
                 type=float,
-                help="stop once the perplexity is above X; the first bound that is met counts",
+                help="stop once the perplexity is above X, which it must not be at the start; the "
+                "first bound that is met counts",
             ),
             argument(
                 "--metric",
@@ -196,7 +209,8 @@ LOOK: tuple[Command, ...] = (
                 "--resume",
                 action="store_true",
                 help="go on after the last finished step of a run that was cut short: with -o "
-                "FILE, every step is in FILE.journal before the next begins, until the run ends",
+                "FILE, every step (of evopress every generation) is in FILE.journal before the "
+                "next begins, until FILE is written",
             ),
             argument(
                 "--check-corpus",

@@ -19,7 +19,7 @@ from inspector.cli.arguments import (
     Command,
     argument,
 )
-from inspector.measure.foreign import FORMATS, WRITTEN
+from inspector.measure.foreign import FORMATS
 
 SHARE: tuple[Command, ...] = (
     Command(
@@ -129,21 +129,29 @@ SHARE: tuple[Command, ...] = (
     ),
     Command(
         "masks",
-        "write a mask, or the order of a run, as another tool's file",
+        "write a mask, the order of a run, or distances of windows, as another tool's file",
         exchanging.masks,
         (
             argument(
                 "--mask",
                 metavar="UNITS",
                 required=True,
-                help="units such as 5.attn,17, or the .json of a mask or of a pruning run",
+                help="units such as 5.attn,17, or the .json of a mask or of a pruning run; for "
+                "pruneme that of a similarity, or of a run of angular",
             ),
             argument("--depth", metavar="N", type=int, help="the number of the model's layers"),
-            argument("--to", metavar="FORM", required=True, help=f"one of {', '.join(WRITTEN)}"),
+            argument("--to", metavar="FORM", required=True, help=f"one of {', '.join(FORMATS)}"),
             argument(
                 "--model",
                 metavar="NAME",
                 help="the model's name in a mergekit file, as it takes it",
+            ),
+            argument(
+                "--window",
+                metavar="N",
+                type=int,
+                help="pruneme: the distances across N layers; of a run of angular by default its "
+                "last step's",
             ),
             argument("-o", "--output", metavar="FILE", help="write it here and not on stdout"),
         ),

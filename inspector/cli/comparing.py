@@ -49,10 +49,14 @@ def trajectory(path: str) -> Trajectory:
 
 def described(found: Comparison) -> str:
     """The comparison as text: the runs at equal parameters, the units, the overlap."""
+    from inspector.results.comparison import NO_BAND
+
     where = found.agreement
     text = found.text
     on = f" · perplexity on {text.get('name')}, {text.get('windows')} x {text.get('length')} tokens"
     parts = [found.about + (on if text else "")]
+    if found.warning:
+        parts.append(f"WARNING: {found.warning}")
     parts += [f"At {percent(where.at)} of {found.of} removed, or the first step above"]
     parts += [_runs(where), _units(where), _overlap(where)]
     for band in found.bands:
@@ -61,25 +65,23 @@ def described(found: Comparison) -> str:
             f"{band.label}: perplexity {low} to {high}, median {middle}, "
             f"at {band.removed[-1]:.1f} % removed"
         )
+    if found.reference:
+        parts.append(f"{NO_BAND}\n\n  {found.reference}")
     return "\n\n".join(parts)
 
 
 def _runs(where: Agreement) -> str:
-    rows = [
-        [letter, label, str(step), f"{removed:.2f}", number(value), mask or "-"]
-        for letter, label, step, removed, value, mask in zip(
-            _names(where), where.labels, where.steps, where.removed, where.perplexity, where.masks,
-            strict=True,
-        )
-    ]  # fmt: skip
-    header = ["", "run", "step", "removed, %", "perplexity", "muted"]
-    return table(header, rows, align="<<>>><")
+    from inspector.results.comparison import STANDING
+
+    cells = zip(_names(where), where.labels, where.standing(number), strict=True)
+    rows = [[letter, label, *row] for letter, label, row in cells]
+    return table(["", "run", *STANDING], rows, align="<<>>>>><")
 
 
 def _units(where: Agreement) -> str:
-    runs = len(where.labels)
+    runs = len(where.counted)
     rows = [[f"{count} of {runs}", str(units), mask] for count, units, mask in where.by_count]
-    return "Units on which the runs agree\n\n" + table(
+    return f"{where.agreeing(_names(where))}\n\n" + table(
         ["off in", "units", "which"], rows, align="<><"
     )
 

@@ -14,6 +14,7 @@ from inspector.units import KINDS, Mask
 if TYPE_CHECKING:
     from inspector.cli.progress import Meter
     from inspector.measure.foreign import Found
+    from inspector.measure.foreign.distances import Distances
 
 
 def import_file(args: argparse.Namespace, meter: Meter) -> None:
@@ -64,16 +65,43 @@ def described(found: Found) -> str:
 
 
 def masks(args: argparse.Namespace, meter: Meter) -> None:
-    """Write a mask, or the order of a run, as another tool's file."""
+    """Write a mask, the order of a run, or distances of windows, as another tool's file."""
     from inspector.measure.foreign import write as in_form
 
-    mask, order = wanted(args.mask, args.depth)
-    text = in_form(args.to, mask, order=order, model=args.model or "")
+    found = across(args)
+    if found is None:
+        mask, order = wanted(args.mask, args.depth)
+    else:
+        mask, order = Mask(found.depth), ()
+    text = in_form(args.to, mask, order=order, model=args.model or "", distances=found)
     if not args.output:
         print(printable(text), end="" if text.endswith("\n") else "\n")
         return
     write(args.output, text)
     note(f"written to {args.output}")
+
+
+def across(args: argparse.Namespace) -> Distances | None:
+    """The distances to be written; None for a form that holds a mask.
+
+    Raises:
+        MaskError: a size of windows for such a form, none where one is needed, or another depth.
+        ResultError: the file is no result that has distances.
+    """
+    if args.to != "pruneme":
+        if args.window is not None:
+            raise MaskError(f"--window is for pruneme, and {args.to} holds a mask: leave it out.")
+        return None
+    from inspector.measure.foreign.distances import distances
+    from inspector.results.files import from_json
+
+    data = read_json(args.mask)
+    if not isinstance(data, dict) or "kind" not in data:
+        return None  # a mask, of which the form says what it lacks
+    found = distances(from_json(data), args.window)
+    if args.depth not in (None, found.depth):
+        raise MaskError(f"this result is of a model with {found.depth} layers, not {args.depth}.")
+    return found
 
 
 def wanted(text: str, depth: int | None) -> tuple[Mask, tuple[Mask, ...]]:

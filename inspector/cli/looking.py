@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inspector.cli.inputs import check_text, loaded_model, search_text
@@ -52,13 +53,7 @@ def prune(args: argparse.Namespace, meter: Meter) -> None:
         "until_perplexity": args.until_perplexity,
     }
     Budget.of(**bounds)  # these before a long load
-    from inspector.results.journal import SUFFIX, refuse_unfinished
-
-    journal = args.output + SUFFIX if args.output else None
-    if args.resume and not journal:
-        raise ResultError("--resume needs the -o FILE of the run: its journal stands beside it.")
-    if journal and not args.resume and args.ranks.first:
-        refuse_unfinished(journal)
+    journal = _journal(args)
     row = method_named(args.method)
     metric, lazy = row.metric(args.metric), args.search == "lazy"
     memory = _memory(args)
@@ -101,7 +96,27 @@ def prune(args: argparse.Namespace, meter: Meter) -> None:
     )
     meter.clear()
     if args.ranks.first:
-        emit(result, args)
+        emit(result, args, journal=journal)
+
+
+def _journal(args: argparse.Namespace) -> Path | None:
+    """Where the run's journal stands, beside the file of ``-o``; None without one.
+
+    Raises:
+        ResultError: it is in the way, or to be resumed and not there.
+    """
+    from inspector.results.journal import SUFFIX, refuse_unfinished, require_unfinished
+
+    if not args.output:
+        if args.resume:
+            raise ResultError("--resume needs the -o FILE of the run: its journal is beside it.")
+        return None
+    journal = Path(args.output + SUFFIX)
+    if args.ranks.first and args.resume:
+        require_unfinished(journal, args.output)
+    elif args.ranks.first:
+        refuse_unfinished(journal)
+    return journal
 
 
 def _memory(args: argparse.Namespace) -> int | None:

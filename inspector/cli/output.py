@@ -17,18 +17,25 @@ if TYPE_CHECKING:
     from inspector.results.base import Result
 
 
-def emit(result: Result, args: argparse.Namespace, **options: Any) -> None:
+def emit(
+    result: Result, args: argparse.Namespace, *, journal: Path | None = None, **options: Any
+) -> None:
     """Write a result to ``-o`` where it is given, and to stdout; `options` are the summary's.
+
+    The run's `journal`, if it kept one, goes as soon as the file is there.
 
     Raises:
         ResultError: the file cannot be written.
     """
     from inspector.cli.summaries import summary
     from inspector.results.files import save
+    from inspector.results.journal import discard
 
     result = stamped(result, args)
     if args.output:
         save(result, args.output)
+        if journal:
+            discard(journal)
     print(result.dumps() if args.json else summary(result, **options))
     warn_if_bare(Mask.parse(result.mask, result.depth))
     _written(args)

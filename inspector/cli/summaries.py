@@ -135,6 +135,8 @@ def trajectory(result: Trajectory) -> str:
     title += _held(result)
     if repeats := result.options.get("repeats"):
         title += f"\nno fresh text: {printable(str(repeats), lines=False)}"
+    if result.remark:
+        title += f"\n{printable(result.remark, lines=False)}"
     back, full = ["back"] if moved else [], ["scored in full"] if partly else []
     header = ["step", "removed", *back, "perplexity", "parameters", "KV bytes/token", *full]
     end = f"\n\nmask: {result.steps[-1].mask}" if result.steps else ""

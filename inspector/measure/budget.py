@@ -96,11 +96,12 @@ class Budget:
                 wanted is not None and taken >= wanted * whole
                 for wanted, taken, whole in zip(self.shares, gone, total, strict=True)
             )
-            or (
-                self.until_perplexity is not None
-                and not now.perplexity <= self.until_perplexity  # NaN ends it, too
-            )
+            or self.passed(now.perplexity)
         )
+
+    def passed(self, perplexity: float) -> bool:
+        """Whether it is above the bound on it; NaN is, too."""
+        return self.until_perplexity is not None and not perplexity <= self.until_perplexity
 
 
 def share(value: Share, name: str) -> Fraction | None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from inspector.errors import ResultError
+from inspector.errors import MaskError
 from inspector.jobs import Progress, part, silent
 from inspector.measure.budget import Budget, Share, Size
 from inspector.measure.corpus import Windows
@@ -29,7 +30,7 @@ from inspector.measure.methods.search import Proposal, Search, check_bars, lowes
 from inspector.measure.perplexity import losses, overlapping, summary
 from inspector.measure.ranks import ALONE, Ranks
 from inspector.model.loaded import LoadedModel
-from inspector.results.journal import Journal
+from inspector.results.journal import Journal, discard
 from inspector.results.trajectory import Step, Trajectory
 from inspector.units import Mask
 
@@ -84,7 +85,8 @@ def prune(
         remove_params: stop at the first step that has taken this share of all the model's
             parameters (tied ones once): ``10%`` or 0.1.
         remove_kv: the same of the KV cache's bytes.
-        until_perplexity: stop after the first step whose perplexity is above this.
+        until_perplexity: stop after the first step whose perplexity is above this; the trajectory's
+            `remark` says so if there is none.
         metric: what to go by, the method's own by default.
         only: `attn` or `ffn`, to remove units of one kind alone.
         protect: units that are never removed; of a method of whole layers, every layer with one.
@@ -100,8 +102,9 @@ def prune(
         memory: bound in bytes on the candidates' streams held at once, as for `sweep`.
         evolution: how long an evolutionary search is to be; as published by default.
         check: the text of the perplexity recorded along the way; the search text by default.
-        journal: a file that holds every finished step before the next begins, as long as the run
-            goes on (`results.journal`). An evolutionary search keeps none.
+        journal: a file that holds every finished step before the next begins (`results.journal`),
+            of an evolutionary search every generation. It is there at the end, too: the caller
+            discards it once the result is on the disk.
         resume: go on from the journal's last step.
         ranks: processes that do this together, each with the model and all other arguments alike;
             the units, scores and perplexities are those of one process. The first one alone keeps
@@ -112,7 +115,8 @@ def prune(
         The trajectory; step 0 is the mask at the start.
 
     Raises:
-        MaskError: no bound is given, none can be met, or nothing is left that may go.
+        MaskError: no bound is given, none can be met, nothing is left that may go, or the
+            perplexity is above `until_perplexity` at the start.
         ResultError: unknown method or metric, one that needs a model that runs layer by layer, or
             one that cannot search lazily; `evolution` for another kind of method; a journal that
             is in the way, or of another run.
@@ -139,6 +143,7 @@ def prune(
         only=only,
         evolution=evolution,
     )
+    bounds = {name: str(value) for name, value in vars(budget).items()}
     if planned:
         steps, budget = planned.steps, Budget()  # every mask of the search meets it
     else:
@@ -177,20 +182,14 @@ def prune(
         finished=False,
         options=options,
     )
-    if planned and resume:
-        raise ResultError(f"{row.name} keeps no journal and cannot be resumed: run it anew.")
-    bounds = {name: str(value) for name, value in vars(budget).items()}
     about = _identity(start, bounds, windows, check)
     ranks.agree({**about, "verify": verify, "memory": memory, "resume": resume})
-    kept = None
-    if journal and not planned and ranks.first:
-        kept = Journal(journal, about, resume=resume)
-    taken = ranks.of_first(lambda: [asdict(step) for step in kept.steps] if kept else [])
+    kept = Journal(journal, about, resume=resume) if journal and ranks.first else None
+    taken, place = ranks.of_first(
+        lambda: ([asdict(step) for step in kept.steps], kept.place) if kept else ([], {})
+    )
     start = replace(start, steps=[Step(**step) for step in taken])
-    found = _run(search, budget, check, start, kept, progress)
-    if kept:
-        kept.close()
-    return found
+    return _run(replace(search, place=place), budget, check, start, kept, progress)
 
 
 def _identity(
@@ -231,9 +230,9 @@ def _run(
     taken, begun = run.steps, time.perf_counter()
     started = begun - sum(each.seconds for each in taken)
 
-    def recorded(run: Trajectory, step: Step) -> Trajectory:
+    def recorded(run: Trajectory, step: Step, found: Proposal | None = None) -> Trajectory:
         if journal:
-            journal.add(step)
+            journal.add(step, found and found.place)
         stamp = loaded.provenance(corpus=about, started=started)
         return replace(run, steps=[*run.steps, step], provenance=stamp)
 
@@ -242,14 +241,21 @@ def _run(
     if not taken:
         progress(0, count, "measuring where it starts")
         value = _perplexity(search, check, origin)
+        if budget.passed(value):
+            if journal:
+                discard(journal.path)
+            raise MaskError(
+                f"nothing is to be removed: the perplexity at the start, {value:.6g}, is above "
+                f"--until-perplexity {budget.until_perplexity:g} already; give a higher one."
+            )
         run = recorded(run, _step(loaded, 0, origin, None, value, begun, read))
     proposals = PROPOSE[search.row.way](search, origin, progress, run.steps[1:])
-    step, done = run.steps[-1], float(run.steps[-1].step)
+    step, done = run.steps[-1], 0.0 if search.plan else float(run.steps[-1].step)
     while step.step < count and not budget.met(run.steps[0], step, _total(loaded)):
         begun, number, read = time.perf_counter(), step.step + 1, loaded.bytes_read
         words = f"step {number}" if search.plan else f"step {number} of {count}"
         progress(done, count, words, run)
-        found = next(proposals, None)
+        found = _next(proposals, journal)
         if found is None:  # a search that has found nothing better
             break
         mask = found.applied(Mask.parse(step.mask, loaded.depth))
@@ -257,14 +263,33 @@ def _run(
         value = _known(search, found, check)
         value = _perplexity(search, check, mask) if value is None else value
         step = _step(loaded, number, mask, found, value, begun, read)
-        run = recorded(run, step)
+        run = recorded(run, step, found)
         gone = Mask(mask.depth, frozenset(found.removed))
         progress(done, count, f"{words}: removed {gone}", run)
     if search.verify and step.step:
         progress(step.step, count, f"searching step {step.step} exactly", run)
         run = replace(run, verified=_exactly(search, run, progress))
     stamp = loaded.provenance(corpus=about, started=started)
-    return replace(run, finished=True, provenance=stamp)
+    remark = _remark(budget, run, _total(loaded))
+    return replace(run, finished=True, provenance=stamp, remark=remark)
+
+
+def _next(proposals: Iterator[Proposal], journal: Journal | None) -> Proposal | None:
+    """What changes the mask next; a proposal that changes nothing only moves the search on."""
+    for found in proposals:
+        if found.removed or found.restored:
+            return found
+        if journal:
+            journal.add(None, found.place)
+    return None
+
+
+def _remark(budget: Budget, run: Trajectory, total: Size) -> str:
+    """Where a run was to end at a perplexity: that it never came to that, if so."""
+    bound = budget.until_perplexity
+    if bound is None or budget.met(run.steps[0], run.steps[-1], total):
+        return ""
+    return f"all that may go is gone, and the perplexity was never above {bound:g}"
 
 
 def _exactly(search: Search, run: Trajectory, progress: Progress) -> dict[str, Any]:

@@ -14,6 +14,16 @@ FORMAT = 1
 """Grows when a field of a saved result changes its meaning."""
 
 
+DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
+"""What the command line calls a provenance's dtype."""
+
+
+def pinned(source: str, weights: str) -> str:
+    """The source as the command line takes it; a model of the hub with the commit that was used."""
+    kind, _, commit = weights.partition(" ")
+    return f"{source.partition('@')[0]}@{commit}" if kind == "revision" else source
+
+
 def brief(weights: str) -> str:
     """`Provenance.weights` for people: of a hub's commit, the first twelve digits."""
     kind, _, digits = weights.partition(" ")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -13,11 +13,9 @@ import numpy as np
 
 from inspector.errors import ResultError
 from inspector.results.base import brief
+from inspector.results.remarks import RANDOM, checked, different_texts, random_command, seed_of
 from inspector.results.trajectory import Step, Trajectory
-from inspector.units import Mask, Unit
-
-RANDOM = "random"
-"""The method whose runs are a reference and no choice."""
+from inspector.units import KINDS, Mask
 
 SEARCHED = ("evopress", "evopress-layer")
 """Methods whose steps are masks of one size, each chosen over the one before."""
@@ -26,17 +24,30 @@ MODEL = ("source", "weights", "dtype", "depth")
 """The fields of a provenance that tell one model from another."""
 
 
+STANDING = ("step", "removed, %", "units off", "KV left, B/token", "perplexity", "muted")
+"""What is said of each run at equal parameters."""
+
+NO_BAND = (
+    "No band of random removals stands beside these runs: run this, once more with another "
+    "--method-seed and -o, and compare again with both files."
+)
+"""What is said where there is a command for one (`Comparison.reference`)."""
+
+
 @dataclass(frozen=True)
 class Line:
     """A run as it is drawn, one entry a step.
 
-    `removed` is the share of parameters that are off, in %; `perplexity` is NaN where it was not
+    `removed` is the share of parameters that are off, in %; `off` the number of units that are,
+    `kv_bytes` what is left of the KV cache in bytes per token; `perplexity` is NaN where it was not
     measured; `units` are the texts of what the step removed, joined by commas.
     """
 
     label: str
     steps: list[int]
     removed: list[float]
+    off: list[int]
+    kv_bytes: list[int]
     perplexity: list[float]
     units: list[str]
     masks: list[str]
@@ -62,10 +73,12 @@ class Agreement:
     """What the runs have off once each has removed the share `at` of the parameters.
 
     Of each run, taken at its first step at or above `at`, of a search at its last: its label, the
-    step, the share removed in %, the perplexity and the mask's text. `units` are the units that any
-    has off with the number of runs that have, the most first. `overlap` is [runs, runs]: the
-    Jaccard index of two masks in [0, 1], shared units over units of either; NaN where both are
-    empty.
+    step, the share removed in %, the number of units that are `off` and the KV bytes per token that
+    are left, the perplexity and the mask's text. `units` are the units that any of the runs at the
+    places `counted` has off with the number of them that have, the most first: chance is no
+    opinion, so random runs count only where there are no others. `overlap` is [runs, runs], random
+    ones included: the Jaccard index of two masks in [0, 1], shared units over units of either; NaN
+    where both are empty.
     """
 
     at: Fraction
@@ -73,10 +86,32 @@ class Agreement:
     labels: list[str]
     steps: list[int]
     removed: list[float]
+    off: list[int]
+    kv_bytes: list[int]
     perplexity: list[float]
     masks: list[str]
+    counted: list[int]
     units: list[tuple[str, int]]
     overlap: np.ndarray
+
+    def standing(self, number: Callable[[float], str]) -> list[list[str]]:
+        """The cells of `STANDING`, a row a run; `number` puts a perplexity into words."""
+        whole = self.depth * len(KINDS)
+        columns = (self.steps, self.removed, self.off, self.kv_bytes, self.perplexity, self.masks)
+        return [
+            [str(step), f"{gone:.2f}", f"{off} of {whole}", f"{kv:,}", number(value), mask or "-"]
+            for step, gone, off, kv, value, mask in zip(*columns, strict=True)
+        ]
+
+    def agreeing(self, names: Sequence[str]) -> str:
+        """What the table of `by_count` is to be headed with; `names` are the runs' in their order.
+
+        It says which runs count where not all do.
+        """
+        title = "Units on which the runs agree"
+        if len(self.counted) == len(names):
+            return title
+        return f"{title} ({', '.join(names[n] for n in self.counted)}; random runs do not count)"
 
     @property
     def by_count(self) -> list[tuple[int, int, str]]:
@@ -94,7 +129,9 @@ class Comparison:
     """Runs of one model beside each other.
 
     `about` is the model, `text` the description of the check text (empty where no run has a
-    perplexity), `of` what the shares are shares of.
+    perplexity), `of` what the shares are shares of. `warning` is a sentence where the runs did not
+    search on one text, else empty. `reference` is the command that makes a random run for these to
+    be measured against, empty where there is a band of them, or nothing to tell it by.
     """
 
     about: str
@@ -103,13 +140,16 @@ class Comparison:
     lines: list[Line]
     bands: list[Band]
     agreement: Agreement
+    warning: str = ""
+    reference: str = ""
 
 
 def compare(runs: Sequence[Trajectory], *, at: Fraction | None = None) -> Comparison:
     """The runs in numbers; random runs with several seeds become a band.
 
     `at` is a share of the parameters in (0, 1], by default the largest that all runs reach. The
-    agreement is that of the runs that are no part of a band, or of all where these are not two.
+    agreement is that of the runs that are no part of a band, or of all where these are not two;
+    random runs do not count in its units where there are others.
 
     Raises:
         ResultError: fewer than two runs, runs of different models or with different check texts,
@@ -123,13 +163,16 @@ def compare(runs: Sequence[Trajectory], *, at: Fraction | None = None) -> Compar
     chosen = alone if len(alone) > 1 else list(range(len(runs)))
     agreement = _agreement([runs[i] for i in chosen], [labels[i] for i in chosen], whole, at)
     made = runs[0].provenance
+    furthest = max(share for line in lines for share in line.removed)
     return Comparison(
         about=" · ".join(part for part in (made.source, brief(made.weights), made.dtype) if part),
-        text=next((run.check_corpus for run in runs if _checked(run)), {}),
+        text=next((run.check_corpus for run in runs if checked(run)), {}),
         of=of,
         lines=[lines[i] for i in alone],
         bands=bands,
         agreement=agreement,
+        warning=different_texts(runs, labels),
+        reference="" if bands else random_command(runs, furthest),
     )
 
 
@@ -137,11 +180,6 @@ def overlap(mask: str, other: str, depth: int) -> float:
     """The Jaccard index of two masks: shared units over the units of either; NaN for none."""
     here, there = Mask.parse(mask, depth).muted, Mask.parse(other, depth).muted
     return len(here & there) / len(here | there) if here or there else math.nan
-
-
-def _checked(run: Trajectory) -> bool:
-    """Whether any perplexity was recorded; a run out of another tool's file has none."""
-    return any(math.isfinite(step.perplexity) for step in run.steps)
 
 
 def _require_alike(runs: Sequence[Trajectory]) -> None:
@@ -158,7 +196,7 @@ def _require_alike(runs: Sequence[Trajectory]) -> None:
                     f"these runs are of different models ({field}: {one} and {other}): "
                     "compare runs of one model."
                 )
-    texts = [run.check_corpus for run in runs if _checked(run)]
+    texts = [run.check_corpus for run in runs if checked(run)]
     for text in texts[1:]:
         if text != texts[0]:
             names = sorted({*text, *texts[0]})
@@ -206,16 +244,12 @@ def _labels(runs: Sequence[Trajectory]) -> list[str]:
 def _options(run: Trajectory) -> str:
     options = {name: value for name, value in run.options.items() if name != "repeats"}
     if run.method == RANDOM:
-        options["seed"] = _seed(run)
+        options["seed"] = seed_of(run)
     return "".join(
         f", {name.replace('_', ' ')}" + ("" if value is True else f" {value}")
         for name, value in options.items()
         if name != "no_early_exit"  # it changes nothing in what goes
     )
-
-
-def _seed(run: Trajectory) -> Any:
-    return run.options.get("seed", 0)  # a seed of 0 is not written down
 
 
 def _line(run: Trajectory, label: str, whole: int) -> Line:
@@ -224,6 +258,8 @@ def _line(run: Trajectory, label: str, whole: int) -> Line:
         label=label,
         steps=[step.step for step in steps],
         removed=[_percent(step, whole) for step in steps],
+        off=[len(Mask.parse(step.mask, run.depth)) for step in steps],
+        kv_bytes=[step.kv_bytes_per_token for step in steps],
         perplexity=[step.perplexity for step in steps],
         units=[", ".join(step.removed) for step in steps],
         masks=[step.mask for step in steps],
@@ -241,13 +277,13 @@ def _bands(runs: Sequence[Trajectory], lines: Sequence[Line]) -> tuple[list[Band
     """
     groups: dict[str, list[int]] = {}
     for place, run in enumerate(runs):
-        if run.method == RANDOM and _checked(run):
+        if run.method == RANDOM and checked(run):
             rest = {name: value for name, value in run.options.items() if name != "seed"}
             groups.setdefault(f"{run.mask} {sorted(rest.items())}", []).append(place)
     bands: list[Band] = []
     inside: set[int] = set()
     for places in groups.values():
-        if len({_seed(runs[place]) for place in places}) > 1:
+        if len({seed_of(runs[place]) for place in places}) > 1:
             found = _band([lines[place] for place in places])
             if found is not None:
                 bands.append(found)
@@ -294,9 +330,10 @@ def _agreement(
     steps = [_reached(run, label, whole, at) for run, label in zip(runs, labels, strict=True)]
     depth = runs[0].depth
     masks = [step.mask for step in steps]
-    counts = Counter[Unit]()
-    for mask in masks:
-        counts.update(Mask.parse(mask, depth).muted)
+    places = range(len(runs))
+    counted = [place for place in places if runs[place].method != RANDOM] or list(places)
+    parsed = [Mask.parse(mask, depth) for mask in masks]
+    counts = Counter(unit for place in counted for unit in parsed[place])
     forward = list(Mask(depth, frozenset(counts)))
     forward.sort(key=lambda unit: -counts[unit])  # stable: forward order among equals
     return Agreement(
@@ -305,8 +342,11 @@ def _agreement(
         labels=list(labels),
         steps=[step.step for step in steps],
         removed=[_percent(step, whole) for step in steps],
+        off=[len(mask) for mask in parsed],
+        kv_bytes=[step.kv_bytes_per_token for step in steps],
         perplexity=[step.perplexity for step in steps],
         masks=masks,
+        counted=counted,
         units=[(str(unit), counts[unit]) for unit in forward],
         overlap=np.array([[overlap(a, b, depth) for b in masks] for a in masks]),
     )

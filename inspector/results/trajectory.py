@@ -70,7 +70,8 @@ class Trajectory(Result):
     no_early_exit, lazy, the seed of a method that draws at random, and the numbers of an
     evolutionary search; `repeats` says where such a search drew no fresh text, because there was
     too little. `verified` says, of a lazy run that was to be checked, what an exact search removes
-    at its last `step` (`removed`), and whether it is the `same`.
+    at its last `step` (`removed`), and whether it is the `same`. `remark` is what has to be said of
+    how the run ended, empty where nothing has.
     """
 
     kind: ClassVar[str] = "trajectory"
@@ -82,6 +83,7 @@ class Trajectory(Result):
     finished: bool = True
     options: dict[str, Any] = field(default_factory=dict)
     verified: dict[str, Any] = field(default_factory=dict)
+    remark: str = ""
 
     @classmethod
     def _from_json(cls, data: dict[str, Any]) -> Self:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
+from inspector.results.base import DTYPES, pinned
 from inspector.view.card import Card
-
-DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 
 
 def command(name: str, card: Card, mask: str, **options: Any) -> str:
     """`inspector NAME MODEL ...`; None, False and "" leave an option out, True makes it a flag."""
-    words = ["inspector", name, _pinned(card), "--dtype", DTYPES.get(card.dtype, card.dtype)]
+    words = ["inspector", name, pinned(card.source, card.weights)]
+    words += ["--dtype", DTYPES.get(card.dtype, card.dtype)]
     words += ["--device", card.device.partition(" ")[0]]  # without the product's name
     for option, value in {"mask": mask, **options}.items():
         if value is None or value is False or value == "":
@@ -25,9 +25,3 @@ def command(name: str, card: Card, mask: str, **options: Any) -> str:
         else:
             words += [flag, str(value)]
     return shlex.join(words)
-
-
-def _pinned(card: Card) -> str:
-    """The source; a model of the hub with the commit that was loaded."""
-    kind, _, commit = card.weights.partition(" ")
-    return f"{card.source.partition('@')[0]}@{commit}" if kind == "revision" else card.source

@@ -12,11 +12,11 @@ from inspector.errors import InspectorError, MaskError
 from inspector.measure.corpus import DEFAULT_CHECK
 from inspector.measure.metrics import METRICS
 from inspector.measure.perplexity import perplexity
+from inspector.results.base import DTYPES
 from inspector.results.checks import Perplexity
 from inspector.units import Mask, layers
 from inspector.view import outcomes
 from inspector.view.colours import COLOURS, chosen, map_value
-from inspector.view.commands import DTYPES
 from inspector.view.grid import LayerMap, read_clicks, read_mask
 from inspector.view.session import Session
 from inspector.view.sidebar import Sidebar

@@ -1,7 +1,8 @@
 """Pruning runs of the page that have not ended: what was asked, beside the journal of its steps.
 
-Both files are in the run folder from a run's start to its end. A server that dies leaves them
-there, and the run can be started again as it was and go on from its journal (`results.journal`).
+Both files are in the run folder from a run's start until its result is saved. A server that dies
+leaves them there, and so does a result that cannot be saved: the run can be started again as it was
+and go on from its journal (`results.journal`).
 """
 
 from __future__ import annotations
@@ -15,14 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from inspector.errors import InspectorError, ResultError
-from inspector.results.journal import SUFFIX
+from inspector.results.journal import SUFFIX, steps_in
 from inspector.view import runs
 from inspector.view.card import Card
 
 ASKED = ".asked"
-START = 2
-"""Lines of a journal before the first removal: what the run is, and where it starts."""
-
 _under_way: set[str] = set()  # the runs of this process that are going on
 
 
@@ -52,30 +50,47 @@ class Asked:
             )
 
 
-@contextmanager
-def kept(what: Asked, name: str = "") -> Iterator[dict[str, Any]]:
-    """Keep a run's journal while it goes on; gives the arguments of `prune` that do it.
+@dataclass
+class Files:
+    """The files of a run that is to be started, or gone on with.
 
-    `name` is that of an unfinished run to go on from; without one it begins here, and goes without
-    a journal where the folder cannot be written. Both files go when the run ends, unless it ends
-    early and there is a removal to go on from.
-
-    Raises:
-        ResultError: the run to go on from is gone.
+    `name` is that of an unfinished run to go on from; without one, it begins once it is `kept`.
     """
-    if name and name not in names():
-        raise ResultError(f"the run {name} has ended or was deleted meanwhile.")
-    name = name or _begun(what)
-    if not name:
-        yield {}
-        return
-    _under_way.add(name)
-    try:
-        yield {"journal": _file(name, SUFFIX), "resume": _lines(name) > 0}
-    finally:
-        if _lines(name) <= START:
-            forget(name)
-        _under_way.discard(name)
+
+    what: Asked
+    name: str = ""
+
+    @contextmanager
+    def kept(self) -> Iterator[dict[str, Any]]:
+        """Keep the run's journal while it goes on; gives the arguments of `prune` that do it.
+
+        A run that begins goes without a journal where the folder cannot be written. Both files go
+        where the run ends early, and there is no removal to go on from.
+
+        Raises:
+            ResultError: the run to go on from is gone.
+        """
+        if self.name and self.name not in names():
+            raise ResultError(f"the run {self.name} has ended or was deleted meanwhile.")
+        self.name = self.name or _begun(self.what)
+        if not self.name:
+            yield {}
+            return
+        _under_way.add(self.name)
+        try:
+            yield {
+                "journal": _file(self.name, SUFFIX),
+                "resume": _steps(self.name) > 0,
+            }
+        finally:
+            if not removals(self.name):
+                self.discard()
+            _under_way.discard(self.name)
+
+    def discard(self) -> None:
+        """The run's result is on the disk, or there is none to keep: both files go."""
+        if self.name:
+            forget(self.name)
 
 
 def names() -> list[str]:
@@ -86,7 +101,7 @@ def names() -> list[str]:
 
 def removals(name: str) -> int:
     """How many steps of an unfinished run are in its journal."""
-    return max(0, _lines(name) - START)
+    return max(0, _steps(name) - 1)
 
 
 def asked(name: str | None) -> Asked:
@@ -147,9 +162,9 @@ def _file(name: str, suffix: str) -> Path:
     return runs.folder() / f"{name}{suffix}"
 
 
-def _lines(name: str) -> int:
-    """Whole lines of the journal; what a kill has torn off is none."""
+def _steps(name: str) -> int:
+    """Finished steps in the journal; none where it cannot be read."""
     try:
-        return _file(name, SUFFIX).read_bytes().count(b"\n")
-    except OSError:
+        return steps_in(_file(name, SUFFIX))
+    except ResultError:
         return 0

@@ -245,8 +245,19 @@ class Workbench:
             raise InspectorError("no model is in memory now: press Load model first.")
         session.attach(card, generation)
 
-    def run(self, session: Session, kind: str, title: str, work: Work, command: str = "") -> Job:
+    def run(
+        self,
+        session: Session,
+        kind: str,
+        title: str,
+        work: Work,
+        command: str = "",
+        *,
+        saved: Callable[[], None] | None = None,
+    ) -> Job:
         """Queue work on the loaded model; `command` is the command line that does the same.
+
+        `saved` is called in the job once the work has ended and its result is on the disk.
 
         Raises:
             InspectorError: no model is loaded, another page has changed it, or a job of this kind
@@ -258,6 +269,7 @@ class Workbench:
             if self.loaded is None or self.generation != generation:
                 raise InspectorError(f"{title} was not started: the model has changed meanwhile.")
             found: Any = None
+            kept = False
 
             def report(done: float, total: float, note: str = "", partial: Any = None) -> None:
                 nonlocal found
@@ -270,23 +282,26 @@ class Workbench:
             finally:
                 # Here and not in `poll`: the page may be closed by now.
                 if kind != "live" and isinstance(found, Result):
-                    self._keep(session, found)
+                    kept = self._keep(session, found)
+            if kept and saved:
+                saved()
             return found
 
         return self._submit(session, kind, title, guarded)
 
-    def _keep(self, session: Session, found: Result) -> None:
-        """Save what a job has measured, finished or not."""
+    def _keep(self, session: Session, found: Result) -> bool:
+        """Save what a job has measured, finished or not; whether it could be saved."""
         try:
             name = runs.keep(found)
         except InspectorError as error:  # the result itself is still shown
             with session.lock:
                 session.errors["runs"] = str(error)
-            return
+            return False
         with session.lock:
             session.errors.pop("runs", None)
             session.own_runs.append(name)
             session.touch("runs")
+        return True
 
     def require_model(self, session: Session) -> int:
         """The generation of the model that this page and the server share.

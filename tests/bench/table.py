@@ -34,6 +34,7 @@ from inspector.model.loaded import LoadedModel
 from inspector.model.loading import load
 from inspector.results.files import load as read_result
 from inspector.results.files import save
+from inspector.results.journal import discard
 from inspector.results.trajectory import Step, Trajectory
 from inspector.units import Mask
 
@@ -125,12 +126,13 @@ def _chosen(
     apart = row.way in ("evolution", "exchanges")
     wanted = share if apart else _furthest(loaded, row)
     run = _run(loaded, row, goal, text, wanted, work / f"{row.name}-{goal}-{wanted}.json")
-    step = _reached(run, share)
-    return {
-        "mask": step.mask,
-        "removed": run.steps[0].parameters - step.parameters,
-        "seconds": sum(each.seconds for each in run.steps[: step.step + 1]),
-    }
+    if row.way == "evolution":  # every step is at the share, and betters the one before it
+        step, seconds = run.steps[-1], run.provenance.seconds
+    else:
+        step = _reached(run, share)
+        seconds = sum(each.seconds for each in run.steps[: step.step + 1])
+    removed = run.steps[0].parameters - step.parameters
+    return {"mask": step.mask, "removed": removed, "seconds": seconds}
 
 
 def _reached(run: Trajectory, share: int) -> Step:
@@ -157,7 +159,7 @@ def _run(
         if not isinstance(found, Trajectory):
             raise SystemExit(f"{path} is no pruning run.")
         return found
-    journal, evolves = path.with_suffix(".journal"), row.way == "evolution"
+    journal = path.with_suffix(".journal")
     run = prune(
         loaded,
         text,
@@ -165,11 +167,12 @@ def _run(
         method=row.name,
         metric=goal,
         remove_params=f"{share}%",
-        evolution=BUDGET if evolves else None,
-        journal=None if evolves else journal,
-        resume=journal.exists() and not evolves,
+        evolution=BUDGET if row.way == "evolution" else None,
+        journal=journal,
+        resume=journal.exists(),
     )
     save(run, path)
+    discard(journal)
     return run
 
 

@@ -143,7 +143,7 @@ def test_every_command_takes_the_common_arguments_that_mean_something_to_it() ->
     without_text = {"info", "bench", "speed", "generate"}
     for row in COMMANDS:
         # export's -o is a folder
-        if row.name in ("plot", "compare", "import", "masks", "serve", "export"):
+        if row.name in ("methods", "plot", "compare", "import", "masks", "serve", "export"):
             continue
         common = [each for each in COMMON if each in row.arguments]
         text = [each for each in common if each in (CORPUS, SAMPLES, LENGTH)]
@@ -396,6 +396,17 @@ def test_prune_stops_once_a_perplexity_is_passed(capsys: pytest.CaptureFixture[s
     assert passed > 2
     assert len(data["steps"]) == passed + 1
     assert data["finished"]
+    never = all(step["perplexity"] <= bound for step in whole)
+    assert bool(data["remark"]) == never
+
+
+def test_prune_says_that_a_perplexity_was_never_passed(capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["prune", MODEL, "--method", "reverse", "--until-perplexity", "1e9", *SMALL]
+    said = "all that may go is gone, and the perplexity was never above 1e+09"
+    assert said in ok(capsys, *argv).splitlines()
+    data = as_json(capsys, *argv)
+    assert data["finished"] and data["remark"] == said and len(data["steps"]) == 5
+    assert not as_json(capsys, *argv, "--remove", "4")["remark"]  # that bound was met
 
 
 def test_perplexity(tiny: LoadedModel, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,6 +49,8 @@ def test_it_prints_the_runs_the_units_and_the_overlap(
     assert any(line.startswith("B  reverse, from-end") and " 3" in line for line in lines)
     assert "Units on which the runs agree" in said.out and "Overlap" in said.out
     assert "random, 2 seeds: perplexity " in said.out
+    assert "WARNING" not in said.out and "--method random" not in said.out
+    assert any("units off" in line and "KV left, B/token" in line for line in lines)
     html = page.read_text(encoding="utf-8")
     assert html.count('class="figure"') == 1 and "Plotly.newPlot(" in html
 
@@ -59,6 +62,34 @@ def test_without_a_file_it_prints_alone(
     assert main(["compare", *runs[:2]]) == 0
     said = capsys.readouterr()
     assert said.err == "" and "finercut, js" in said.out
+
+
+def test_it_says_that_texts_differ_and_how_to_make_a_band(
+    runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command that it prints makes runs which become the band."""
+    cut, page = str(tmp_path / "cut.json"), tmp_path / "out.html"
+    run = load(runs[0])
+    assert isinstance(run, Trajectory)
+    corpus = {**run.provenance.corpus, "windows": 64}
+    save(replace(run, metric="kl", provenance=replace(run.provenance, corpus=corpus)), cut)
+    capsys.readouterr()
+    assert main(["compare", runs[0], cut, "-o", str(page)]) == 0
+    said = capsys.readouterr().out
+    assert "\n\nWARNING: These runs were searched on different texts" in said
+    assert "searched on different texts" in page.read_text(encoding="utf-8")
+    (line,) = [each for each in said.splitlines() if each.startswith("  inspector prune ")]
+    words, made = shlex.split(line), []
+    for seed in ("0", "1"):
+        words[words.index("--method-seed") + 1] = seed
+        made.append(str(tmp_path / f"{seed}.json"))
+        assert main([*words[1:-1], made[-1]]) == 0
+    capsys.readouterr()
+    assert main(["compare", runs[0], cut, *made]) == 0
+    said = capsys.readouterr().out
+    assert "random, 2 seeds: perplexity " in said and "inspector prune" not in said
+    assert main(["compare", runs[0], runs[1], made[0]]) == 0
+    assert "(A, B; random runs do not count)" in capsys.readouterr().out
 
 
 def test_what_cannot_be_compared_is_one_sentence(

@@ -50,6 +50,12 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["prune", MODEL, "--remove", "0", *SMALL], "remove 1 or more"),
     (["prune", MODEL, "--remove", "5", "--only", "ffn", *SMALL], "cannot remove 5 units: 4"),
     (["prune", MODEL, "--until-perplexity", "-1", *SMALL], "must be above 0"),
+    (["prune", MODEL, "--until-perplexity", "2", *SMALL], "is above --until-perplexity 2 already"),
+    (["prune", MODEL, "--remove", "1", "--resume"], "--resume needs the -o FILE of the run"),
+    (
+        ["prune", MODEL, "--remove", "1", "-o", "absent.json", "--resume"],
+        "there is no absent.json.journal to resume: leave out --resume",
+    ),
     (["prune", MODEL, "--remove-params", "10 percent"], "--remove-params takes a share such as"),
     (["prune", MODEL, "--remove-params", "0%"], "--remove-params takes a share such as"),
     (["prune", MODEL, "--remove-kv", "x" * 999], "--remove-kv takes a share such as 10% or 0.1"),
@@ -263,6 +269,43 @@ def test_an_interrupted_run_keeps_what_it_has(
     assert [step.step for step in run.steps] == [0, 1, 2]
     assert run.provenance.command.startswith("inspector prune")
     assert main(["plot", str(file), "-o", str(tmp_path / "run.html")]) == 0
+
+
+def test_a_run_whose_file_cannot_be_written_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from inspector.results import files
+
+    file, journal = tmp_path / "run.json", tmp_path / "run.json.journal"
+    argv = ["prune", MODEL, "--remove", "3", "-o", str(file), *SMALL]
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "save", lambda *_: files.load(file))  # fails as a full disk does
+        mistake(capsys, *argv)
+    assert not file.exists() and journal.read_bytes().count(b"\n") == 1 + 4
+    assert "holds 4 finished steps of a run whose result was not saved" in mistake(capsys, *argv)
+    interrupt_at(monkeypatch, 1, AssertionError)  # nothing is searched any more
+    assert main([*argv, "--resume"]) == 0
+    run = load(file)
+    assert isinstance(run, Trajectory) and run.finished and len(run.steps) == 4
+    assert not journal.exists()
+    before = file.read_bytes()
+    capsys.readouterr()
+    assert "run.json holds a finished run, so there is nothing to" in mistake(
+        capsys, *argv, "--resume"
+    )
+    assert file.read_bytes() == before
+
+
+def test_a_perplexity_that_is_passed_at_the_start_leaves_nothing_behind(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "run.json"
+    argv = ["prune", MODEL, "--until-perplexity", "2.5", "-o", str(file), *SMALL]
+    for _ in range(2):
+        said = mistake(capsys, *argv)
+        assert "nothing is to be removed: the perplexity at the start, " in said
+        assert "is above --until-perplexity 2.5 already; give a higher one." in said
+    assert not list(tmp_path.iterdir())
 
 
 def test_running_out_of_memory_keeps_what_it_has(

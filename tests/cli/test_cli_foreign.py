@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 
 from inspector.cli import main
-from inspector.measure.foreign import WRITTEN
+from inspector.measure.foreign import FORMATS
+from inspector.measure.foreign.blocks import pruneme_rows
 from inspector.model.loading import load as load_model
 from inspector.results.files import load
+from inspector.results.scores import Similarity
 from inspector.results.trajectory import Trajectory
+from inspector.units import Mask, layers
 
 MODEL = "tiny:llama"
 SMALL = ["--samples", "2", "--length", "32", "--dtype", "fp32"]
@@ -62,7 +65,7 @@ def test_with_the_model_a_mask_is_checked_against_it(
     assert "mask: 1-2" in ok(capsys, "import", str(file), "--model", MODEL)
 
 
-@pytest.mark.parametrize("form", WRITTEN)
+@pytest.mark.parametrize("form", sorted(set(FORMATS) - {"pruneme"}))
 def test_import_reads_what_masks_writes(
     form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -91,10 +94,54 @@ def test_a_runs_order_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert ok(capsys, "masks", "--mask", mask, "--to", "evopress").count("\n") == 4
 
 
+def test_distances_are_written_and_read_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of one similarity, and of the run that goes by it: the same numbers, and the same window."""
+    alike, run, out = (str(tmp_path / name) for name in ("alike.json", "run.json", "out.csv"))
+    ok(capsys, "similarity", MODEL, "-o", alike, *SMALL)
+    ok(capsys, "prune", MODEL, "--method", "angular", "--remove", "2", "-o", run, *SMALL)
+    result = load(alike)
+    assert isinstance(result, Similarity)
+    for size in (1, 2):
+        named = ["masks", "--to", "pruneme", "--window", str(size)]
+        text = ok(capsys, *named, "--mask", alike)
+        assert ok(capsys, *named, "--mask", run) == text
+        ok(capsys, *named, "--mask", alike, "-o", out)
+        rows = pruneme_rows(Path(out).read_text())
+        values = {start: result.angular_last[start, start + size] for start in range(1, 5 - size)}
+        assert rows == [(start, start + size, value) for start, value in values.items()]
+        best = min(values, key=lambda start: values[start])
+        window = str(Mask.of(4, map(str, layers(best, best + size - 1))))
+        assert f"mask: {window}\n" in ok(capsys, "import", out)
+    assert ok(capsys, "masks", "--to", "pruneme", "--mask", run) == text  # its last step's
+
+
+def test_a_run_of_our_own_is_named_as_what_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, sweep = str(tmp_path / "run.json"), str(tmp_path / "sweep.json")
+    ok(capsys, "prune", MODEL, "--method", "reverse", "--remove", "1", "-o", run, *SMALL)
+    ok(capsys, "sweep", MODEL, "-o", sweep, *SMALL)
+    capsys.readouterr()
+    for path, words in (
+        (run, ("a pruning run of this program", "inspector plot", "inspector compare")),
+        (sweep, ("a scores result of this program", "`inspector plot` draws it")),
+    ):
+        assert main(["import", path]) == 2
+        said = capsys.readouterr().err
+        assert all(word in said for word in words) and said.count("\n") == 1
+
+
 def test_mistakes_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     listed, strange = str(tmp_path / "list.txt"), str(tmp_path / "strange.json")
     (tmp_path / "list.txt").write_text("1,9")
     (tmp_path / "strange.json").write_text('{"kind": "scores"}')
+    alike, muted, run = (str(tmp_path / f"{name}.json") for name in ("alike", "muted", "run"))
+    for path, mask in ((alike, ""), (muted, "1")):
+        ok(capsys, "similarity", MODEL, "--mask", mask, "-o", path, *SMALL)
+    ok(capsys, "prune", MODEL, "--method", "reverse", "--remove", "1", "-o", run, *SMALL)
+    capsys.readouterr()
     masks = ["masks", "--mask"]
     for arguments, words in (
         (["import", listed], "does not say how many layers the model has"),
@@ -102,7 +149,19 @@ def test_mistakes_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture
         (["import", listed, "--model", MODEL], "layer 9 is out of range"),
         (["import", listed, "--depth", "0"], "a model of 0 layers there is none"),
         (["import", listed, "--depth", "4", "--model", MODEL], "leave out --depth or --model"),
-        (["import", strange, "--depth", "4"], "of no known form"),
+        (["import", strange, "--depth", "4"], "a scores result of this program"),
+        ([*masks, "1", "--depth", "4", "--to", "pruneme"], "holds distances, and a mask has none"),
+        ([*masks, alike, "--to", "pruneme"], "how many layers a window has, 1 to 4: --window N"),
+        ([*masks, alike, "--to", "pruneme", "--window", "5"], "1 to 4: --window N"),
+        ([*masks, alike, "--to", "pruneme", "--window", "4"], "choose a smaller --window"),
+        ([*masks, alike, "--to", "mask"], "is no pruning run but a similarity"),
+        ([*masks, alike, "--to", "mask", "--window", "2"], "--window is for pruneme"),
+        (
+            [*masks, alike, "--to", "pruneme", "--window", "2", "--depth", "5"],
+            "of a model with 4 layers, not 5",
+        ),
+        ([*masks, muted, "--to", "pruneme", "--window", "2"], "measured with 1 muted"),
+        ([*masks, run, "--to", "pruneme"], "in a result of reverse: `inspector similarity"),
         (["import", "absent.txt"], "cannot read absent.txt"),
         ([*masks, "1", "--to", "mask"], "say how many layers the model has: --depth N"),
         ([*masks, "1", "--depth", "4", "--to", "x"], "'x' is no form that can be written"),

@@ -299,6 +299,38 @@ def test_bounds_on_memory_change_no_score(
     assert len(roomy.kept) == 3
 
 
+def test_it_says_what_it_holds(llama: LoadedModel, text: Windows) -> None:
+    """Streams of [w, T, H]: before a layer, side by side, behind it; and the untouched model's."""
+    one = LENGTH * 64 * 4
+    judge = Judge(llama, text, "kl")
+    judge.scores([llama.mask("3.ffn"), llama.mask("5"), llama.mask("6.attn")], [1, 2])
+    # From layer 6 on all three are apart; two windows are kept, and two are laid beside them.
+    assert judge.held == (3 * 3 * 2 + 2 + 2) * one
+    judge.held = 0
+    judge.scores([llama.mask("5")], [1])
+    assert judge.held == (3 * 1 + 2 + 1) * one
+    judge.scores([llama.mask("5")], [7])
+    assert judge.held == (3 * 1 + 3 + 1) * one
+    loss = Judge(llama, text, "nll")
+    loss.scores([llama.mask("0-7")], [1])
+    assert loss.held == 2 * one  # no layer runs, and the loss needs no other model
+    whole = dataclasses.replace(llama, not_replayable="a test says so")
+    passes = Judge(whole, text, "kl")
+    passes.scores([llama.mask("5")], [1])
+    assert passes.held == 0
+
+
+@pytest.mark.parametrize("memory", [None, 64 * LENGTH * 64 * 4])
+def test_steps_carry_what_was_held(llama: LoadedModel, text: Windows, memory: int | None) -> None:
+    """It stays within the bound, and does not grow with the text beyond what is kept of it."""
+    for method in ("evopress", "ours"):
+        more: dict[str, Any] = {"evolution": SHORT} if method == "evopress" else {}
+        found = prune(llama, text, llama.empty(), method=method, remove=4, memory=memory, **more)
+        held = [step.stream_bytes for step in found.steps]
+        assert held[0] == 0 and min(held[1:]) > 0
+        assert found.stream_bytes == max(held) <= (memory or 2**30)
+
+
 @pytest.mark.parametrize("length", [16, 150])
 def test_scores_are_means_over_all_tokens(llama: LoadedModel, length: int) -> None:
     windows = plain.text(llama, 5, length)

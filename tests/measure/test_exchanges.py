@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from itertools import pairwise
 from pathlib import Path
@@ -104,10 +105,16 @@ def test_exchanges_of_any_size_meet_the_share(
         assert any(step.restored for step in run.steps), "nothing came back: this tests less"
 
 
-def test_one_window_has_one_half(deep: LoadedModel) -> None:
-    one = plain.text(deep, 1, 60)
-    run = ours(deep, one, remove=4)
-    assert masks(run)[1:] == [gone for gone, _ in slow.exchange(deep, one.ids, 4)]
+@pytest.mark.parametrize("asked", [{"remove": 10}, {"remove_params": "15%"}])
+def test_one_window_has_no_second_half_and_makes_no_exchange(
+    deep: LoadedModel, text: Windows, asked: dict[str, Any]
+) -> None:
+    one = dataclasses.replace(text, ids=text.ids[:1])
+    run = ours(deep, one, **asked)
+    wanted = math.ceil(0.15 * deep.parameters) if "remove_params" in asked else 0
+    plan = slow.exchange(deep, one.ids, len(run.steps) - 1, wanted=wanted)
+    assert masks(run)[1:] == [gone for gone, _ in plan]
+    assert not any(step.restored for step in run.steps)
 
 
 def test_what_is_muted_or_protected_stays_so(deep: LoadedModel, text: Windows) -> None:

@@ -8,13 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from inspector.errors import InspectorError, MaskError, ResultError
-from inspector.measure.foreign import FORMATS, WRITTEN, read, text_of, write
+from inspector.measure.corpus import Windows
+from inspector.measure.foreign import FORMATS, read, text_of, write
+from inspector.measure.foreign.blocks import pruneme_rows
+from inspector.measure.foreign.distances import Distances, distances
 from inspector.measure.foreign.runs import as_run
+from inspector.measure.pruning import prune
 from inspector.model.loaded import LoadedModel
 from inspector.model.loading import load
 from inspector.units import Mask, Unit, all_units, layers
@@ -83,7 +88,6 @@ def test_a_file_is_known_by_what_it_holds(form: str, text: str, expected: str) -
 
 def test_every_form_has_an_example() -> None:
     assert {form for form, _, _ in EXAMPLES} == set(FORMATS)
-    assert set(FORMATS) - set(WRITTEN) == {"pruneme"}
 
 
 @pytest.mark.parametrize(("form", "text", "expected"), EXAMPLES)
@@ -136,7 +140,7 @@ def masks(draw: st.DrawFn, *, whole: bool = False) -> Mask:
     return Mask(depth, frozenset(draw(st.sets(st.sampled_from(all_units(depth))))))
 
 
-@pytest.mark.parametrize("form", WRITTEN)
+@pytest.mark.parametrize("form", sorted(set(FORMATS) - {"pruneme"}))
 @given(data=st.data())
 def test_what_is_written_is_read_back(form: str, data: st.DataObject) -> None:
     wanted = data.draw(masks(whole=form in BLOCKS))
@@ -195,6 +199,47 @@ def test_what_mergekit_gets_keeps_every_other_layer_once() -> None:
     assert data["merge_method"] == "passthrough"
 
 
+@given(st.data())
+def test_distances_are_the_same_numbers_when_they_are_read_back(data: st.DataObject) -> None:
+    """A row for every window but the first, both ends counted from 1; unknown ones stay unknown."""
+    depth = data.draw(st.integers(2, 40))
+    size = data.draw(st.integers(1, depth - 1))
+    known = st.floats(0, 1) | st.just(math.nan)
+    many = depth + 1 - size
+    values = tuple(data.draw(st.lists(known, min_size=many, max_size=many)))
+    found = Distances(depth, values)
+    assert found.size == size
+    if all(map(math.isnan, values[1:])):
+        with pytest.raises(MaskError, match="choose a smaller --window"):
+            write("pruneme", Mask(depth), distances=found)
+        return
+    text = write("pruneme", Mask(depth), distances=found)
+    rows = pruneme_rows(text)
+    assert [row[:2] for row in rows] == [(n, n + size) for n in range(1, many)]
+    assert [repr(value) for *_, value in rows] == [repr(value) for value in values[1:]]
+    least = min((value, n) for n, value in enumerate(values) if n and not math.isnan(value))[1]
+    assert read(text).mask == Mask(depth, frozenset(layers(least, least + size - 1)))
+
+
+def test_the_distances_of_a_run_are_those_of_what_it_might_have_removed() -> None:
+    tiny: LoadedModel = load("tiny:llama", device="cpu", dtype="fp32")
+    ids = torch.arange(32).reshape(2, 16)
+    protect = Mask.parse("3", 4)
+    run = prune(
+        tiny,
+        Windows(ids, 16, {}),
+        tiny.empty(),
+        method="angular",
+        remove=2,
+        protect=protect,
+    )
+    found = distances(run, 1)
+    assert math.isnan(found.values[3]) and not any(map(math.isnan, found.values[:3]))
+    assert distances(run, None).size == 2
+    with pytest.raises(MaskError, match=r"1 to 2: --window N"):
+        distances(run, 3)
+
+
 @pytest.mark.parametrize(
     ("form", "text", "message"),
     [
@@ -202,8 +247,8 @@ def test_what_mergekit_gets_keeps_every_other_layer_once() -> None:
         ("mergekit", "0-31", "needs one that stays"),
         ("llama.cpp", "", "one layer or more"),
         ("blockpruner", "", "one set or more"),
-        ("pruneme", "1", "no form that can be written: mask, blockpruner"),
-        ("../x", "1", "no form that can be written"),
+        ("pruneme", "1", "holds distances, and a mask has none"),
+        ("../x", "1", "no form that can be written: mask, blockpruner"),
     ],
 )
 def test_what_cannot_be_written_is_one_sentence(form: str, text: str, message: str) -> None:
@@ -223,7 +268,10 @@ DAMAGED: list[tuple[str, str]] = [
     ("{", "of no known form"),
     ("[]", "of no known form"),
     ("hello", "of no known form"),
-    ('{"kind": "trajectory"}', "of no known form"),
+    ('{"kind": "trajectory"}', "a pruning run of this program, .* `inspector compare`"),
+    ('{"kind": "perplexity"}', "a perplexity result of this program, .* `inspector plot`"),
+    ('{"kind": "generation"}', "a generation result of this program, .* Runs tab"),
+    ('{"kind": ["x"]}', "of no known form"),
     ("[" * 100_000, "of no known form"),
     ("1,,2", "of no known form"),
     ("1,-2", "of no known form"),

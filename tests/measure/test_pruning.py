@@ -124,9 +124,26 @@ def test_until_a_perplexity(llama: LoadedModel, text: Windows) -> None:
     assert ours.finished
     both = prune(llama, text, llama.empty(), method="finercut", until_perplexity=math.inf, remove=2)
     assert len(both.steps) == 3
-    never = prune(llama, text, llama.empty(), method="finercut", until_perplexity=1e-3)
-    assert [step.removed for step in never.steps] == [[]]  # it is above the bound to begin with
-    assert never.finished
+    assert not ours.remark and not both.remark
+
+
+def test_a_perplexity_that_is_passed_at_the_start_or_never(
+    llama: LoadedModel, text: Windows
+) -> None:
+    def run(mask: str, bound: float, **more: Any) -> Trajectory:
+        start = llama.mask(mask)
+        return prune(llama, text, start, method="reverse", until_perplexity=bound, **more)
+
+    least, most = (run(mask, math.inf).steps[0].perplexity for mask in ("", "2,3"))
+    for mask, bound, more in (("", least * 0.99, {}), ("2,3", most * 0.99, {"remove": 1})):
+        with pytest.raises(MaskError, match=r"^nothing is to be removed: .*, [\d.]+, is above"):
+            run(mask, bound, **more)
+    assert len(run("", least).steps) > 1  # it is not above itself
+    never = run("", math.inf)
+    assert never.remark == "all that may go is gone, and the perplexity was never above inf"
+    assert never.finished and never.steps[-1].mask == "0-3"
+    protected = run("", 1e9, protect=llama.mask("0"))
+    assert protected.steps[-1].mask == "1-3" and "never above 1e+09" in protected.remark
 
 
 def taken(run: Trajectory, field: str) -> list[float]:
@@ -179,7 +196,6 @@ def test_the_first_bound_that_is_met_ends_the_run(llama: LoadedModel, text: Wind
 
     assert steps(remove=2, remove_params="60%") == 2
     assert steps(remove=7, remove_kv="25%", until_perplexity=math.inf) < 7
-    assert steps(remove=3, until_perplexity=1e-3) == 0
 
 
 def test_a_budget_knows_how_many_steps_it_takes_at_most() -> None:
@@ -372,6 +388,11 @@ def test_refusals(llama: LoadedModel, text: Windows) -> None:
         (
             {"remove": 1, "method": "blockpruner", "protect_first_until": 0.4},
             "blockpruner bars no first layers: leave out --protect-first-until.",
+        ),
+        (
+            {"remove": 1, "method": "sleb", "as_published": True},
+            "sleb has nothing that is other as published: leave out --as-published, which is for "
+            "finercut, shortgpt.",
         ),
         (
             {"remove": 1, "protect_first_until": 1.0},

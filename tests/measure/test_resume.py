@@ -16,11 +16,13 @@ import pytest
 
 from inspector.errors import ResultError
 from inspector.jobs import Cancelled
+from inspector.measure.methods.evolution import Evolution
 from inspector.measure.pruning import prune
 from inspector.results.files import load
-from inspector.results.journal import SUFFIX
+from inspector.results.journal import SUFFIX, Journal, discard, steps_in
 from inspector.results.trajectory import Trajectory
 from tests import plain
+from tests import plain_methods as slow
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -35,7 +37,10 @@ RUNS: list[dict[str, Any]] = [
     {"method": "angular"},
     {"method": "random", "seed": 3},
     {"method": "llm-drop-joint-iterative"},
+    {"method": "ours"},
 ]
+SEARCHES: list[dict[str, Any]] = [{"method": "evopress"}, {"method": "evopress-layer", "seed": 3}]
+SHORT = Evolution(generations=9, offspring=3, starts=2, search_tokens=(16, 48))
 
 
 def bare(run: Trajectory) -> Trajectory:
@@ -68,8 +73,54 @@ def test_it_goes_on_as_if_nothing_had_been(asked: dict[str, Any], tmp_path: Path
         assert len(path.read_text().splitlines()) == steps + 2
         found = prune(loaded, windows, mask, **asked, journal=path, resume=True)
         assert repr(bare(found)) == repr(bare(whole))  # NaN equals NaN
-        assert not path.exists()
         assert not math.isnan(found.provenance.seconds)
+        assert len(path.read_text().splitlines()) == asked["remove"] + 2
+        found = prune(loaded, windows, mask, **asked, journal=path, resume=True)
+        assert repr(bare(found)) == repr(bare(whole)), "there was nothing left to do"
+        discard(path)
+
+
+class Killed(Exception):
+    """Stands for a kill -9: nothing is tidied up."""
+
+
+@pytest.mark.parametrize("asked", SEARCHES, ids=lambda asked: asked["method"])
+def test_an_evolutionary_search_goes_on_after_any_generation(
+    asked: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The very same draws, whether the last generation had bettered the elite or not."""
+    loaded, path = slow.deep("llama"), tmp_path / "run.journal"
+    windows, add = plain.text(loaded, 9, 16), Journal.add
+    asked = {**asked, "remove": 4, "evolution": SHORT}
+
+    def run(**more: Any) -> str:
+        found = bare(prune(loaded, windows, loaded.mask("1.ffn"), **asked, **more))
+        # What is kept of the untouched model for later draws is not there again after a kill.
+        steps = [dataclasses.replace(step, stream_bytes=0) for step in found.steps]
+        return repr(dataclasses.replace(found, steps=steps))
+
+    def dying_after(lines: int) -> Any:
+        def dying(self: Journal, *row: Any) -> None:
+            add(self, *row)
+            if path.read_bytes().count(b"\n") > lines:
+                raise Killed
+
+        return dying
+
+    whole = run(journal=path)
+    written = path.read_text().splitlines()
+    steps = steps_in(path)
+    assert len(written) == 1 + 2 + 9  # the head, the steps before and after the start, generations
+    assert 2 < steps < len(written) - 1, "some generations are to better the elite, not all"
+    assert run(journal=path, resume=True) == whole, "there was nothing left to do"
+    for lines in range(1, len(written)):
+        discard(path)
+        with monkeypatch.context() as patch:
+            patch.setattr(Journal, "add", dying_after(lines))
+            with pytest.raises(Killed):
+                run(journal=path)
+        assert run(journal=path, resume=True) == whole
+        assert len(path.read_text().splitlines()) == len(written), "no generation went twice"
 
 
 def test_what_is_another_run_is_refused(tmp_path: Path) -> None:
@@ -96,7 +147,7 @@ def test_what_is_another_run_is_refused(tmp_path: Path) -> None:
         prune(dataclasses.replace(loaded, source="other"), windows, mask, **again)
     with pytest.raises(ResultError, match="holds 2 finished steps"):
         prune(loaded, windows, mask, **{**again, "resume": False})
-    with pytest.raises(ResultError, match="evopress-layer keeps no journal"):
+    with pytest.raises(ResultError, match="method was sleb and is evopress-layer"):
         prune(loaded, windows, mask, **{**again, "method": "evopress-layer"})
     assert path.read_bytes() == before
 
@@ -135,3 +186,6 @@ def test_a_killed_command_loses_one_step_at_most(tmp_path: Path) -> None:
     assert isinstance(found, Trajectory) and isinstance(expected, Trajectory)
     assert found.removed == expected.removed and found.finished
     assert not journal.exists()
+    before = out.read_bytes()
+    assert "holds a finished run, so there is nothing to resume" in said("-o", str(out), "--resume")
+    assert out.read_bytes() == before

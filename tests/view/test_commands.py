@@ -167,7 +167,7 @@ def test_pruning_lines(ready_pages: Pages, form: Any):
             (
                 "reverse",
                 "from-end",
-                0.001,
+                400,
                 "until_perplexity",
                 "",
                 "both",
@@ -177,7 +177,7 @@ def test_pruning_lines(ready_pages: Pages, form: Any):
                 "",
                 "exact",
             ),
-            {"until_perplexity": 0.001, "method_seed": 0},
+            {"until_perplexity": 400, "method_seed": 0},
         ),
         (
             (

@@ -19,12 +19,14 @@ from hypothesis import strategies as st
 
 from inspector.errors import ResultError
 from inspector.measure.corpus import Windows
+from inspector.measure.methods import METHODS, NO_TEXT
 from inspector.measure.pruning import prune
 from inspector.model.loaded import LoadedModel
 from inspector.results.base import Provenance
 from inspector.results.comparison import Comparison, compare, overlap
+from inspector.results.remarks import TEXTLESS
 from inspector.results.trajectory import Step, Trajectory
-from inspector.units import Mask, all_units
+from inspector.units import Mask, Unit, all_units
 from inspector.view import runs
 from inspector.view.figures.comparison import COLOURS, comparison
 from inspector.view.session import UPLOADED
@@ -34,6 +36,7 @@ from tests.view.conftest import Pages, request
 
 DEPTH, WHOLE = 4, 1000
 SIZES = {"attn": 30, "ffn": 90}
+CACHE, ATTENTIONS = 1000, [Unit(layer, "attn") for layer in range(DEPTH)]
 TEXT = {"name": "wiki", "windows": 4, "length": 64, "sha256": "aa"}
 MADE = Provenance("org/model", "sha256 00", "llama", "float32", "cpu", DEPTH, {"name": "search"})
 
@@ -66,7 +69,7 @@ def run_of(
             score_status={},
             perplexity=value,
             parameters=WHOLE - sum(SIZES[unit.kind] for unit in mask),
-            kv_bytes_per_token=100,
+            kv_bytes_per_token=CACHE * sum(unit not in mask for unit in ATTENTIONS),
         )
         for n, (mask, value) in enumerate(zip(masks, perplexities, strict=True))
     ]
@@ -94,6 +97,10 @@ def test_agreement_is_at_the_largest_share_that_all_reach() -> None:
     assert found.at == Fraction(150, 1000)
     assert (found.steps, found.masks) == ([3, 2], ["1.ffn,2-3.attn", "0,2.attn"])
     assert found.perplexity == [80, 40]
+    assert (found.off, found.kv_bytes) == ([3, 3], [2000, 2000])
+    assert found.standing(str)[0] == [
+        *("3", "15.00", "3 of 8", "2,000", "80.0", "1.ffn,2-3.attn"),
+    ]  # fmt: skip
     counts = {"2.attn": 2, "0.attn": 1, "0.ffn": 1, "1.ffn": 1, "3.attn": 1}
     assert found.units == list(counts.items())
     assert found.by_count == [(2, 1, "2.attn"), (1, 4, "0,1.ffn,3.attn")]
@@ -236,6 +243,118 @@ def test_with_nothing_but_random_runs_these_are_compared() -> None:
     assert found.agreement.at == Fraction(240, 1000)
 
 
+def test_random_runs_count_in_the_agreement_only_among_themselves() -> None:
+    """One of a single seed stands in the tables, and its units are nobody's choice."""
+    found = compare([ONE, RANDOM[0], TWO]).agreement
+    assert found.labels == ["finercut, js", "random, random, seed 0", "blockpruner, perplexity"]
+    assert (found.counted, found.overlap.shape) == ([0, 2], (3, 3))
+    assert dict(found.units) == dict(compare([ONE, TWO], at=found.at).agreement.units)
+    assert found.agreeing("ABC") == (
+        "Units on which the runs agree (A, C; random runs do not count)"
+    )
+    one = compare([ONE, *RANDOM]).agreement
+    assert one.counted == [0] and [count for _, count in one.units] == [1] * len(one.units)
+    alone = compare(RANDOM).agreement
+    assert alone.counted == [0, 1, 2] and "random" not in alone.agreeing(alone.labels)
+
+
+# ---- what is said beside it ----------------------------------------------------------------------
+
+
+def searched(run: Trajectory, **text: Any) -> Trajectory:
+    return replace(run, provenance=replace(run.provenance, corpus=text))
+
+
+WIKI = {"name": "wiki", "windows": 8, "length": 256, "sha256": "aa"}
+
+
+def test_different_search_texts_are_one_sentence() -> None:
+    one, two = searched(ONE, **WIKI), searched(TWO, **{**WIKI, "name": "c4"})
+    assert compare([one, searched(TWO, **WIKI)]).warning == ""
+    found = compare([one, two, replace(one, metric="kl")])
+    assert found.warning == (
+        "These runs were searched on different texts, so that what sets them apart is not the "
+        "method alone: finercut, js; finercut, kl on wiki, 8 x 256 tokens | "
+        "blockpruner, perplexity on c4, 8 x 256 tokens."
+    )
+    assert drawn(found).layout.meta["lines"][0] == found.warning
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"windows": 4}, "on wiki, 4 x 256 tokens."),
+        ({"length": 64}, "on wiki, 8 x 64 tokens."),
+        ({"sha256": "bb"}, "on wiki, 8 x 256 tokens, sha256 bb."),
+        ({"seed": 3}, "on wiki, 8 x 256 tokens, seed 3."),
+    ],
+)
+def test_a_text_differs_in_its_size_its_words_or_its_windows(
+    change: dict[str, Any], words: str
+) -> None:
+    assert compare([searched(ONE, **WIKI), searched(TWO, **{**WIKI, **change})]).warning.endswith(
+        words
+    )
+
+
+def test_the_text_that_is_measured_on_is_said_to_favour_its_searches() -> None:
+    found = compare([searched(ONE, **TEXT), searched(TWO, **WIKI)]).warning
+    assert found.endswith(
+        "; the perplexities are on wiki, 4 x 64 tokens, which favours those of it."
+    )
+
+
+def test_a_file_has_no_text_and_some_methods_look_at_none() -> None:
+    assert (
+        "read, js on a text that is not recorded"
+        in compare([searched(ONE, **WIKI), searched(replace(ONE, method="read"))]).warning
+    )
+    blind = [replace(run, provenance=replace(MADE, corpus=WIKI)) for run in RANDOM]
+    last = searched(replace(TWO, method="reverse", metric="from-end"), name="c4")
+    assert compare([ONE, last, *blind]).warning == ""
+    named = {row.metrics[0] for row in METHODS.values() if row.calibration == NO_TEXT}
+    assert named == set(TEXTLESS)
+
+
+def test_without_a_band_there_is_the_command_that_makes_one() -> None:
+    found = compare([ONE, TWO])
+    assert found.reference == (
+        "inspector prune org/model --method random --method-seed 0 --remove-params 27% "
+        "--dtype fp32 --corpus wiki --samples 4 --length 64 -o random-0.json"
+    )
+    again = compare([ONE, TWO, RANDOM[0]]).reference
+    assert "--method-seed 1 " in again and again.endswith("-o random-1.json")
+    assert compare([ONE, *RANDOM]).reference == ""
+    bare = run_of(["3.attn", "1"], [math.nan] * 3, method="read", check_corpus={})
+    assert compare([bare, bare]).reference == ""
+
+
+@pytest.mark.parametrize(
+    ("commands", "budget"),
+    [
+        (["--remove-params 10%", "--remove-params=10%"], "--remove-params 10% "),
+        (["--remove-params 10%", "--remove-params 20%"], "--remove-params 27% "),
+        (["--remove-params 10%", "--remove 8"], "--remove-params 27% "),
+        (["--remove-params", "'"], "--remove-params 27% "),
+        (["--remove-params ;x", "--remove-params ;x"], "--remove-params 27% "),
+    ],
+)
+def test_the_command_has_the_runs_own_budget(commands: list[str], budget: str) -> None:
+    asked = [
+        replace(run, provenance=replace(MADE, command=f"inspector prune m {words}"))
+        for run, words in zip((ONE, TWO), commands, strict=True)
+    ]
+    assert budget in compare(asked).reference
+
+
+def test_the_command_names_the_models_commit_and_the_mask_that_runs_start_from() -> None:
+    made = replace(MADE, source="org/model@main", weights="revision 1234abcd", dtype="bfloat16")
+    late = run_of(["1", "2.attn"], start="0", provenance=made)
+    found = compare([late, replace(late, metric="kl")]).reference
+    assert found.startswith("inspector prune org/model@1234abcd --method random --method-seed 0 ")
+    assert " --remove 1 --mask 0 --dtype bf16 " in found
+
+
 def test_a_band_between_steps_is_interpolated_in_the_logarithm_and_ends_with_the_first() -> None:
     """One run of layers, one of FFNs: at 9 % the first is three quarters of the way to 12 %."""
     other = random_run(3, ["0.ffn"], [10, 100])
@@ -252,7 +371,9 @@ def test_the_figure_has_a_marker_a_step_and_a_band() -> None:
     assert list(median.y) == pytest.approx([10, 30, 90])
     assert line.mode == "lines+markers" and line.name == "finercut, js"
     assert list(line.customdata) == ["", "3.attn", "2-3.attn", "1.ffn,2-3.attn"]
-    assert line.hovertext[1] == "step 1: removed layer 3, attention"
+    assert line.hovertext[1] == (
+        "step 1: removed layer 3, attention<br>units off: 1, KV cache left: 3,000 B/token"
+    )
     assert len({trace.line.color for trace in drawn(compare([ONE, TWO])).data}) == 2
     assert figure.layout.xaxis.title.text == "removed, % of all parameters"
 
@@ -278,6 +399,8 @@ def test_the_csv_has_every_point() -> None:
         "run": "blockpruner, perplexity",
         "step": "2",
         "removed_percent": "15",
+        "units_off": "3",
+        "kv_bytes_per_token_left": "2000",
         "perplexity": "40",
         "units": "0.attn, 0.ffn",
     }
@@ -332,13 +455,29 @@ def test_the_page_compares_saved_runs(pages: Pages) -> None:
     figure, words, standing, units, pairs = pages.fire("compared-go", "click", names, "")
     assert len(figure.data) == 5
     assert words["value"].startswith("At **15 %** of all parameters removed")
-    assert standing["value"][1] == ["blockpruner, perplexity", 2, "15.00", "40", "0,2.attn"]
+    assert standing["value"][1] == [
+        *("blockpruner, perplexity", "2", "15.00", "3 of 8", "2,000", "40", "0,2.attn")
+    ]
+    assert units["label"] == "Units on which the runs agree"
     assert units["value"][0] == ["2 of 2", 1, "2.attn"]
     assert pairs["value"]["data"][0] == ["finercut, js", "1", "0.2"]
     found = pages.fire("compared-go", "click", names, "3%")
     assert found[1]["value"].startswith("At **3 %**")
     session = pages.bench.session(request("a"))
     assert session.comparison is not None and session.comparison.agreement.steps == [1, 1]
+
+
+def test_the_page_says_what_compare_has_to_say(pages: Pages) -> None:
+    names = keep_all([searched(ONE, **WIKI), searched(TWO, name="<b>*c4*"), RANDOM[0]])
+    _, words, standing, units, _ = pages.fire("compared-go", "click", names, "")
+    first, second, command, last = words["value"].split("\n\n")
+    assert first.startswith("**These runs were searched on different texts") and "<b>" not in first
+    assert "&#60;b&#62;&#42;c4&#42;" in first
+    assert second.startswith("No band of random removals")
+    assert command.startswith("```sh\ninspector prune org/model --method random --method-seed 1 ")
+    assert last.startswith("At **")
+    assert len(standing["value"]) == 3 and units["value"][0][0].endswith(" of 2")
+    assert "finercut, js, blockpruner, perplexity; random runs do not count" in units["label"]
 
 
 @pytest.mark.parametrize(

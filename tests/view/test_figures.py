@@ -455,6 +455,12 @@ def test_step_map_of_a_search_says_what_its_scores_are(tiny: LoadedModel, text: 
     require_drawable(found)
 
 
+def test_step_map_says_how_a_run_ended(tiny: LoadedModel, text: Windows):
+    found = prune(tiny, text, tiny.empty(), method="reverse", until_perplexity=1e9)
+    (line,) = step_map(found).layout.meta["lines"][:1]
+    assert line.endswith("; all that may go is gone, and the perplexity was never above 1e+09")
+
+
 def test_step_map_frames_the_chosen_step():
     result = trajectory(3, 5)
     frames = shapes(step_map(result, step=4), "chosen step")

@@ -11,6 +11,7 @@ from typing import Any
 import gradio as gr
 import pytest
 
+from inspector.errors import ResultError
 from inspector.jobs import Job
 from inspector.results.journal import Journal
 from inspector.results.trajectory import Step, Trajectory
@@ -41,11 +42,12 @@ def after(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[], Any]) ->
     """Have `act` called once a step is on the disk; the steps that are written from now on."""
     add, written = Journal.add, []
 
-    def adding(self: Journal, one: Step) -> None:
-        add(self, one)
-        written.append(one.step)
-        if one.step == step:
-            act()
+    def adding(self: Journal, one: Step | None, *place: Any) -> None:
+        add(self, one, *place)
+        if one:
+            written.append(one.step)
+            if one.step == step:
+                act()
 
     monkeypatch.setattr(Journal, "add", adding)
     return written
@@ -236,17 +238,49 @@ def test_one_that_has_ended_meanwhile_says_so(
     assert "has ended or was deleted" in session.errors["pruning"]
 
 
-def test_an_evolutionary_search_and_a_public_server_keep_none(
-    ready_pages: Pages, cut_off: tuple[str, Trajectory]
+def test_an_evolutionary_search_goes_on_as_well(
+    ready_pages: Pages, monkeypatch: pytest.MonkeyPatch
 ):
     bench = ready_pages.bench
-    short = {"generations": "1", "offspring": "2", "starts": "2", "search_tokens": "16,16"}
-    for form, public in (({**FORM, **EVOPRESS, **short}, False), (LONG, True)):
-        bench.public = public
-        session, job = started(ready_pages, form)
+    short = {"generations": "3", "offspring": "2", "starts": "2", "search_tokens": "16,16"}
+    with monkeypatch.context() as patch:
+        after(patch, 1, lambda: session.jobs["pruning"].cancel())
+        session, job = started(ready_pages, {**FORM, **EVOPRESS, **short})
         finish(bench, session, job)
-        assert job.state == "done", job.error
-        assert unfinished.names() == [cut_off[0]]
+    assert job.state == "cancelled"
+    (name,) = unfinished.names()
+    assert unfinished.removals(name) == 1
+    found = gone_on(ready_pages, session, name)
+    assert found is not None and found.finished and not session.errors["pruning"]
+    assert files() == {".json"} and unfinished.names() == []
+
+
+def test_a_result_that_cannot_be_saved_leaves_the_run_to_go_on_from(
+    ready_pages: Pages, monkeypatch: pytest.MonkeyPatch
+):
+    def full(*_: Any) -> None:
+        raise ResultError("cannot write it: No space left on device.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "save", full)
+        session, job = started(ready_pages)
+        finish(ready_pages.bench, session, job)
+    assert job.state == "done" and "No space left" in session.errors["runs"]
+    (name,) = unfinished.names()
+    assert unfinished.removals(name) == 4
+    written = after(monkeypatch, -1, lambda: None)
+    found = gone_on(ready_pages, session, name)
+    assert found is not None and found.finished and written == []
+    assert files() == {".json"} and unfinished.names() == []
+
+
+def test_a_public_server_keeps_none(ready_pages: Pages, cut_off: tuple[str, Trajectory]):
+    bench = ready_pages.bench
+    bench.public = True
+    session, job = started(ready_pages, LONG)
+    finish(bench, session, job)
+    assert job.state == "done", job.error
+    assert unfinished.names() == [cut_off[0]]
     row, _ = cut_off_tab.draw(Wiring(bench))
     assert not row["visible"]
     with pytest.raises(gr.Error, match="no run outlives"):

@@ -9,11 +9,15 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from inspector.errors import MaskError, ResultError
 from inspector.measure.foreign import blocks, sublayers
 from inspector.measure.foreign.content import DEEPEST, NO_DEPTH, Content, Text, Wanted
 from inspector.units import Mask
+
+if TYPE_CHECKING:
+    from inspector.measure.foreign.distances import Distances
 
 MAX_TEXT = 4_000_000
 """Characters; an order of all units of the deepest models has a tenth of that."""
@@ -28,7 +32,6 @@ class Format:
     """One row: a form of file, what its numbers mean, and the functions that know it.
 
     `holds` is what it can say; `index` where its layers count from and what its ranges leave out.
-    `writes` is None where a mask does not say what the file holds.
     """
 
     name: str
@@ -37,7 +40,7 @@ class Format:
     index: str
     knows: Callable[[Text], bool]
     reads: Callable[[Text, int | None], Content]
-    writes: Callable[[Wanted], str] | None
+    writes: Callable[[Wanted], str]
 
 
 FORMATS: dict[str, Format] = {
@@ -95,7 +98,7 @@ FORMATS: dict[str, Format] = {
             "from 1; block_start is the last layer before the window, block_end its last",
             blocks.is_pruneme,
             blocks.read_pruneme,
-            None,
+            blocks.write_pruneme,
         ),
         Format(
             "mergekit",
@@ -117,9 +120,6 @@ FORMATS: dict[str, Format] = {
         ),
     )
 }
-
-WRITTEN = tuple(row.name for row in FORMATS.values() if row.writes)
-"""The forms that can be written."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +145,7 @@ def read(text: str, *, depth: int | None = None) -> Found:
     source = Text(text, _json(text))
     row = next((each for each in FORMATS.values() if each.knows(source)), None)
     if row is None:
+        refuse_own(source.json)
         raise ResultError(
             "this file is of no known form: it is no result of this program, and none of "
             f"{', '.join(FORMATS)}; the README says what these are."
@@ -181,20 +182,51 @@ def text_of(path: str | Path) -> str:
         raise ResultError(f"{file.name} is no text in UTF-8: name another file.") from error
 
 
-def write(form: str, mask: Mask, *, order: tuple[Mask, ...] = (), model: str = "") -> str:
+def write(
+    form: str,
+    mask: Mask,
+    *,
+    order: tuple[Mask, ...] = (),
+    model: str = "",
+    distances: Distances | None = None,
+) -> str:
     """The text of a file of this form.
 
     `order` are the masks after each step of a run, for forms that hold an order; `model` is the
-    name for forms that need one.
+    name for forms that need one; `distances` for the form that holds them and no mask.
 
     Raises:
-        ResultError: an unknown form, or one that is read only.
+        ResultError: an unknown form.
         MaskError: the form cannot say this mask.
     """
     row = FORMATS.get(form)
-    if row is None or row.writes is None:
-        raise ResultError(f"{form!r} is no form that can be written: {', '.join(WRITTEN)} are.")
-    return row.writes(Wanted(mask, order, model))
+    if row is None:
+        raise ResultError(f"{form!r} is no form that can be written: {', '.join(FORMATS)} are.")
+    return row.writes(Wanted(mask, order, model, distances))
+
+
+def refuse_own(data: object) -> None:
+    """Say what a result of this program is for: it needs no import.
+
+    Raises:
+        ResultError: it is one.
+    """
+    from inspector.results.checks import Generation  # here, because numpy comes along
+    from inspector.results.files import KINDS
+    from inspector.results.trajectory import Trajectory
+
+    kind = data.get("kind") if isinstance(data, dict) else None
+    if kind == Trajectory.kind:
+        raise ResultError(
+            "this file is a pruning run of this program, which needs no import: `inspector plot` "
+            "draws it, `inspector compare` sets it beside others, and `inspector masks` writes its "
+            "mask for other tools."
+        )
+    if isinstance(kind, str) and kind in KINDS:
+        does = "the page's Runs tab shows" if kind == Generation.kind else "`inspector plot` draws"
+        raise ResultError(
+            f"this file is a {kind} result of this program, which needs no import: {does} it."
+        )
 
 
 def _json(text: str) -> object:

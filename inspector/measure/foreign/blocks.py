@@ -38,21 +38,53 @@ def read_pruneme(source: Text, depth: int | None) -> Content:
     second, which counted from 0 are block_start to block_end - 1. There is a row for every window
     of the model but the one from the embedding on, which gives the depth.
     """
-    try:
-        rows = [row for row in csv.reader(source.text.splitlines()[1:]) if row]
-        blocks = [(int(start), int(end), float(value)) for start, end, value in rows]
-    except (ValueError, csv.Error) as error:
-        raise MaskError(
-            "a row of this CSV is no window and its distance: it is damaged."
-        ) from error
+    blocks = pruneme_rows(source.text)
     sizes = {end - start for start, end, _ in blocks}
     known = [block for block in blocks if not math.isnan(block[2])]
     starts = [start for start, _, _ in blocks]
     fits = len(sizes) == 1 and 1 <= min(sizes) <= DEEPEST
-    if not known or not fits or starts != list(range(1, len(rows) + 1)):
+    if not known or not fits or starts != list(range(1, len(blocks) + 1)):
         raise MaskError("this CSV is not one row for every window of one size: it is damaged.")
     start, end, _ = min(known, key=lambda block: block[2])
     return one_set(both_units(range(start, end)), len(blocks) + min(sizes))
+
+
+def pruneme_rows(text: str) -> list[tuple[int, int, float]]:
+    """block_start, block_end (both from 1) and the distance of every row below the first.
+
+    Raises:
+        MaskError: a row is something else.
+    """
+    try:
+        rows = [row for row in csv.reader(text.splitlines()[1:]) if row]
+        return [(int(start), int(end), float(value)) for start, end, value in rows]
+    except (ValueError, csv.Error) as error:
+        raise MaskError(
+            "a row of this CSV is no window and its distance: it is damaged."
+        ) from error
+
+
+def write_pruneme(wanted: Wanted) -> str:
+    """A row for every window but the one that begins with layer 0, which PruneMe never compares.
+
+    The window of the layers l to l + n - 1, from 0, is its row l, l + n. Numbers are in full, so
+    that they are the same when they are read; an unknown one is ``nan``. The last window ends
+    before the final norm here, behind it in PruneMe.
+    """
+    found = wanted.distances
+    if found is None:
+        raise MaskError(
+            "PruneMe's file holds distances, and a mask has none: give a similarity, or a run of "
+            "the method angular, as the .json of --mask."
+        )
+    rows = [(n, n + found.size, value) for n, value in enumerate(found.values) if n]
+    if not any(math.isfinite(value) for *_, value in rows):
+        raise MaskError(
+            f"no window of {found.size} layers has a distance that PruneMe's file can hold: choose "
+            "a smaller --window."
+        )
+    lines = [",".join(_COLUMNS), *(f"{start},{end},{value!r}" for start, end, value in rows)]
+    return "\n".join(lines) + "\n"
 
 
 # ---- mergekit: mergekit/config.py of arcee-ai/mergekit, and slice.yaml of PruneMe ---------------

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from inspector.errors import MaskError
 from inspector.units import KINDS, Mask, Unit, layers
+
+if TYPE_CHECKING:
+    from inspector.measure.foreign.distances import Distances
 
 DEEPEST = 10_000
 """No model has so many layers; a damaged file can say any number."""
@@ -37,11 +40,16 @@ class Content:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is to be written: a mask, the masks after each step where there is an order, a model."""
+    """What is to be written: a mask, the masks after each step where there is an order, a model.
+
+    `distances` are those of windows of layers, for a form that holds them; None where a mask alone
+    is known.
+    """
 
     mask: Mask
     order: tuple[Mask, ...] = ()
     model: str = ""
+    distances: Distances | None = None
 
 
 def one_set(units: Iterable[Unit], depth: int | None = None) -> Content:

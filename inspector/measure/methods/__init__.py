@@ -143,7 +143,8 @@ METHODS: dict[str, Method] = {
             "FinerCut",
             "arXiv 2405.18218",
             metrics=("js", "js-reversed", "kl", "angular", "norm", "nll"),
-            calibration="wikitext2:train, 10 windows of 256 tokens",
+            calibration="wikitext2:train, non-empty lines joined by a space, 10 windows of 256 "
+            "tokens (Vicuna: c4)",
             note="Greedy over attention and FFN units by how far the logits move from the "
             "untouched model's. Follows the paper: any unit may go first, equal scores go in "
             "forward order, and js is the textbook divergence; js-reversed is what the authors' "
@@ -159,7 +160,7 @@ METHODS: dict[str, Method] = {
             "arXiv 2406.10594",
             metrics=("perplexity",),
             order="attn_first",
-            calibration="alpaca, 256 rows in windows of 2048 tokens",
+            calibration="alpaca, 256 rows joined by two newlines, windows of 2048 tokens",
             note="Greedy over attention and FFN units by perplexity; equal scores go to the "
             "earliest attention, then the earliest FFN, as in the authors' code. Attention only "
             "and FFN only are its mha and mlp types.",
@@ -171,7 +172,7 @@ METHODS: dict[str, Method] = {
             metrics=("nll",),
             grain="layer",
             keep=(1, 1),
-            calibration="wikitext2:train, 128 lines",
+            calibration="wikitext2:train, 128 lines joined",
             note="Greedy over whole layers by the loss of the present model without the layer; the "
             "authors sum it over tokens, here it is the mean, which orders the same.",
         ),

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from inspector.jobs import Progress, part
 from inspector.measure.methods.evolution import (
     SURVIVORS,
+    Plan,
     State,
     draw_children,
     draw_starts,
@@ -30,19 +31,22 @@ Scored = tuple[float, State]
 def propose(
     search: Search, mask: Mask, progress: Progress, taken: Sequence[Step] = ()
 ) -> Iterator[Proposal]:
-    """The best random mask, then every change of the elite: two stages a generation, elitist.
+    """The best random mask, then a proposal for each generation: two stages, elitist.
 
-    Each removed unit carries the score of the mask that it is part of, on the windows on which that
-    was chosen. Equal scores go to the child, as in the authors' code.
+    One that has not changed the elite proposes nothing but the place to go on from: its number and
+    the state of the generator of random numbers. Each removed unit carries the score of the mask
+    that it is part of, on the windows on which that was chosen. Equal scores go to the child, as in
+    the authors' code.
     """
     plan, windows = search.plan, search.windows
-    if plan is None or taken:
-        raise ValueError("an evolutionary search needs its plan, and begins at its beginning")
+    if plan is None or bool(taken) != bool(search.place):
+        raise ValueError("an evolutionary search needs its plan, and the place of its last step")
     first, second = plan.stages(*windows.shape)
     draw = random.Random(search.seed)
     judge = Judge.of(search, search.metric)
     begins, each = plan.asked.starts * first, plan.asked.offspring * first
-    work = begins + plan.generations * (each + (SURVIVORS + 1) * second)
+    whole = each + (SURVIVORS + 1) * second
+    work = begins + plan.generations * whole
     done = 0
 
     def scaled(done: float, total: float, note: str = "", partial: object = None) -> None:
@@ -56,19 +60,32 @@ def propose(
         done += share
         return sorted(zip(found, states, strict=True), key=lambda each: rank(each[0]))
 
-    def changed(before: State, after: Scored) -> Proposal:
+    def changed(number: int, before: State, after: Scored) -> Proposal:
         score, state = after
         removed = [unit for group in sorted(state - before) for unit in group]
         restored = [unit for group in sorted(before - state) for unit in group]
-        at = search.steps * done / work
         scores = dict.fromkeys(map(str, removed), score)
-        status = dict.fromkeys(scores, "exact")
-        return Proposal(scores, status, removed, restored, done=at)
+        return Proposal(
+            scores,
+            dict.fromkeys(scores, "exact"),
+            removed,
+            restored,
+            stream_bytes=judge.held,
+            done=search.steps * done / work,
+            place={"generation": number, "draw": draw.getstate()},
+        )
 
-    chosen = best(draw_starts(plan, draw), first, begins, "measuring random masks")[0]
-    elite = chosen[1]
-    yield changed(frozenset(), chosen)
-    for number in range(1, plan.generations + 1):
+    if taken:
+        begun, elite = search.place["generation"], _elite(plan, mask.depth, taken[-1])
+        version, numbers, spare = search.place["draw"]
+        draw.setstate((version, tuple(numbers), spare))
+        done = begins + begun * whole
+    else:
+        chosen = best(draw_starts(plan, draw), first, begins, "measuring random masks")[0]
+        begun, elite = 0, chosen[1]
+        yield changed(0, frozenset(), chosen)
+        judge.held = 0
+    for number in range(begun + 1, plan.generations + 1):
         note = f"generation {number} of {plan.generations}"
         children = draw_children(plan, elite, draw)
         if not children:  # everything that may go is gone
@@ -76,6 +93,13 @@ def propose(
         alive = [state for _, state in best(children, first, each, note)[:SURVIVORS]]
         chosen = best([*alive, elite], second, (SURVIVORS + 1) * second, note)[0]
         parent, elite = elite, chosen[1]
+        yield changed(number, parent, chosen)
         if elite != parent:
-            yield changed(parent, chosen)
+            judge.held = 0  # of the next step
     scaled(work, work)
+
+
+def _elite(plan: Plan, depth: int, step: Step) -> State:
+    """What the last step muted besides the mask at the start, whose units no pool has."""
+    muted = Mask.parse(step.mask, depth)
+    return frozenset(group for pool in plan.pools for group in pool if group[0] in muted)

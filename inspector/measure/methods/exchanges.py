@@ -4,7 +4,8 @@ Greedy search takes nothing back, and prefers small units because they cost litt
 cost little for what they save. Here a step removes the unit, or the whole layer, that adds the
 least cost per parameter. Then what has been removed is exchanged for something else, for as long as
 that lowers the cost on both halves of the text: an exchange that one half alone is for fits that
-half and not the model. Where the run is to remove a share of the parameters, exchanges may be of
+half and not the model. A text of a single window has no second half, and nothing is exchanged on
+it. Where the run is to remove a share of the parameters, exchanges may be of
 different sizes as long as the share is met; else they are of one unit for another of its kind and
 size, so that as many units are off as were asked for.
 
@@ -60,7 +61,7 @@ def propose(
         mask = Mask.parse(step.mask, mask.depth)
         going.known |= {named(text, mask.depth): score for text, score in step.scores.items()}
     for number in range(len(taken), search.steps):
-        before, going.measured = mask, 0
+        before, going.measured, going.judge.held = mask, 0, 0
         going.turn_to(number, 0, "scoring what is left")
         scores, status, chosen = going.removal(mask)
         mask = mask.mute(chosen)
@@ -77,6 +78,7 @@ def propose(
             restored=sorted(before.muted - mask.muted),
             layers=going.measured,
             heads=going.measured,
+            stream_bytes=going.judge.held,
         )
     going.turn_to(search.steps, 0, "")
     going.hear(0, 1)
@@ -134,6 +136,8 @@ class _Going:
 
     def rounds(self, mask: Mask, number: int) -> int:
         """How many exchanges may follow the removal of this number, which led to the mask."""
+        if len(self.halves) < 2:  # there is nobody to agree with
+            return 0
         if self.search.parameters:
             last = self.saved(self.gone(mask)) >= self.search.parameters
         else:

@@ -69,6 +69,9 @@ class Judge:
         self.loaded, self.windows, self.metric = loaded, windows, METRICS[metric]
         self.stream_bytes, self.kept_bytes = stream_bytes, kept_bytes
         self.kept: dict[int, torch.Tensor] = {}
+        self.held = 0
+        """The most bytes that streams took at once, those kept included, since this was set to 0;
+        0 where none are held. What a pass takes inside a layer and in the head comes on top."""
         self.window_bytes = held_bytes(loaded, windows.shape[1], 1 - BESIDES)
 
     @classmethod
@@ -129,12 +132,13 @@ class Judge:
                 tick(len(ids) * (loaded.depth + head_work(loaded)))
             return torch.stack(sums)
         size = max(1, self.stream_bytes // (len(ids) * self.window_bytes))
-        return torch.cat(
-            [
-                self._of_streams(_leaving(loaded, ids, wave, tick), ids, reference, tick)
-                for wave in (masks[at : at + size] for at in range(0, len(masks), size))
-            ]
-        )
+        besides = len(self.kept) + (0 if reference is None else len(ids))
+        sums = []
+        for wave in (masks[at : at + size] for at in range(0, len(masks), size)):
+            streams, most = _leaving(loaded, ids, wave, tick)
+            self.held = max(self.held, (most * len(ids) + besides) * self.window_bytes)
+            sums.append(self._of_streams(streams, ids, reference, tick))
+        return torch.cat(sums)
 
     def _of_streams(
         self, streams: torch.Tensor, ids: torch.Tensor, reference: torch.Tensor | None, tick: Tick
@@ -160,14 +164,14 @@ class Judge:
 @torch.no_grad()
 def _leaving(
     loaded: LoadedModel, ids: torch.Tensor, masks: Sequence[Mask], tick: Tick
-) -> torch.Tensor:
+) -> tuple[torch.Tensor, int]:
     """What leaves the last layer under each mask for windows [w, T]: [n, w, T, H].
 
     Masks that are alike up to a layer are one row until then; rows for which the same units of a
-    layer are on go through it together.
+    layer are on go through it together. Besides, how many streams [w, T, H] there were at once.
     """
     stream, calls = record(loaded, ids)
-    rows = [(list(range(len(masks))), stream)]
+    rows, most = [(list(range(len(masks))), stream)], 0
     for layer in range(loaded.depth):
         by_off: dict[tuple[Unit, ...], list[tuple[list[int], torch.Tensor]]] = {}
         for members, stream in rows:
@@ -177,7 +181,7 @@ def _leaving(
                 parts.setdefault(off, []).append(member)
             for off, some in parts.items():
                 by_off.setdefault(off, []).append((some, stream))
-        rows = []
+        here, rows = len(rows), []  # a row that parts is there once
         with loaded.held(loaded.layers[layer].modules()):
             for off, some in by_off.items():
                 streams = [stream for _, stream in some]
@@ -186,6 +190,10 @@ def _leaving(
                     with mute_units(loaded, off):
                         out = through(loaded, layer, joined.flatten(0, 1), calls, tick=tick)
                     streams = list(out.view_as(joined))
+                    here += len(joined)
+                    most = max(most, here + len(joined))
+                    del joined  # before the next ones are laid side by side
                 rows += [(members, out) for (members, _), out in zip(some, streams, strict=True)]
     ends = {member: stream for members, stream in rows for member in members}
-    return torch.stack([ends[place] for place in range(len(masks))])
+    most = max(most, len(rows) + len(masks))  # and once more, side by side
+    return torch.stack([ends[place] for place in range(len(masks))]), most

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from inspector.errors import MaskError, ResultError
 from inspector.measure.corpus import Windows
 from inspector.measure.kept import Kept
-from inspector.measure.methods import Method
+from inspector.measure.methods import METHODS, Method
 from inspector.measure.methods.choices import Group
 from inspector.measure.methods.evolution import Plan
 from inspector.measure.metrics import DIVERGENCES
@@ -27,7 +27,8 @@ class Search:
 
     `plan` is that of an evolutionary search, whose steps are the starts and the generations.
     `parameters` are those that the run is to remove at least, 0 where they do not bound it. `kept`
-    are streams that one step leaves to the next.
+    are streams that one step leaves to the next. `place` is that of the last `Proposal` before the
+    search was cut short, empty where it begins.
     `ranks` are the processes that search together.
     """
 
@@ -47,6 +48,7 @@ class Search:
     plan: Plan | None = None
     parameters: int = 0
     kept: Kept = field(default_factory=Kept)
+    place: dict[str, Any] = field(default_factory=dict)
     ranks: Ranks = ALONE
 
     @property
@@ -106,7 +108,8 @@ class Proposal:
     layer's. `status` says what each score is, one of `results.trajectory.STATUSES`. `layers`,
     `heads` and `stream_bytes` are those of `Measured`, 0 where nothing was measured for this step.
     `done` is how much of the search lies behind it, in steps, where not every proposal takes a like
-    share.
+    share. `place` is what it takes, besides the steps, to go on from here, as JSON knows it; a
+    proposal that removes and restores nothing has only that to say.
     """
 
     scores: dict[str, float]
@@ -117,6 +120,7 @@ class Proposal:
     heads: float = math.nan
     stream_bytes: int = 0
     done: float | None = None
+    place: dict[str, Any] = field(default_factory=dict)
 
     def applied(self, mask: Mask) -> Mask:
         """The mask after it."""
@@ -162,11 +166,18 @@ def barred(search: Search, gone: int) -> int:
 
 
 def check_bars(search: Search) -> None:
-    """Refuse bars on first layers under which the method would run dry.
+    """Refuse a variant that is not there, and bars under which the method would run dry.
 
     Raises:
-        MaskError: they make no sense for this method, are out of range, or leave too little.
+        MaskError: the method has no published variant, or no bars; or they are out of range, or
+            leave too little.
     """
+    if search.as_published and not search.row.published:
+        have = ", ".join(row.name for row in METHODS.values() if row.published)
+        raise MaskError(
+            f"{search.row.name} has nothing that is other as published: leave out --as-published, "
+            f"which is for {have}."
+        )
     x = search.protect_first_until
     if x is None:
         if not search.allowed(search.groups, 0):

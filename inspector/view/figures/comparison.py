@@ -24,6 +24,13 @@ BAND = "rgba(128,128,128,0.22)"
 DECADE = 10
 
 
+COLUMNS = (
+    *("run", "step", "removed_percent", "units_off", "kv_bytes_per_token_left", "perplexity"),
+    "units",
+)
+"""Those of the CSV; bands have no units and no cache."""
+
+
 def comparison(compared: Comparison) -> go.Figure:
     """One line a run, a marker a step; random runs of several seeds are a band with its median.
 
@@ -43,6 +50,8 @@ def comparison(compared: Comparison) -> go.Figure:
         f"Perplexity{on if text else ''}, by the share of {compared.of} removed. Lower = better",
         compared.about,
     ]
+    if compared.warning:
+        lines.insert(0, compared.warning)
     left_out = [line.label for line in compared.lines if line not in drawn]
     if left_out:
         lines.append(f"No perplexity was measured for {'; '.join(left_out)}")
@@ -51,7 +60,7 @@ def comparison(compared: Comparison) -> go.Figure:
         name="comparison",
         title="Pruning runs compared",
         lines=lines,
-        csv=csv_text(("run", "step", "removed_percent", "perplexity", "units"), _rows(compared)),
+        csv=csv_text(COLUMNS, _rows(compared)),
         plot_height=380,
         legend=len(drawn) + 2 * len(compared.bands),
     )
@@ -75,9 +84,10 @@ def _make_room(figure: go.Figure) -> go.Figure:
 
 def _line(line: Line, place: int) -> go.Scatter:
     colour, symbol = COLOURS[place % len(COLOURS)], SYMBOLS[place % len(SYMBOLS)]
+    each = zip(line.steps, line.units, line.off, line.kv_bytes, strict=True)
     words = [
-        f"step {step}: {removed_in_words(units)}"
-        for step, units in zip(line.steps, line.units, strict=True)
+        f"step {step}: {removed_in_words(units)}<br>units off: {off}, KV cache left: {kv:,} B/token"
+        for step, units, off, kv in each
     ]
     return go.Scatter(
         x=line.removed,
@@ -130,11 +140,12 @@ def _axes(figure: go.Figure, compared: Comparison) -> None:
     figure.update_xaxes(title_text=f"removed, % of {compared.of}", nticks=8)
 
 
-def _rows(compared: Comparison) -> Iterator[tuple[str, int, float, float, str]]:
+def _rows(compared: Comparison) -> Iterator[tuple[Any, ...]]:
     for line in compared.lines:
-        for row in zip(line.steps, line.removed, line.perplexity, line.units, strict=True):
+        columns = (line.steps, line.removed, line.off, line.kv_bytes, line.perplexity, line.units)
+        for row in zip(*columns, strict=True):
             yield (line.label, *row)
     for band in compared.bands:
         for name, values in (("least", band.low), ("median", band.median), ("most", band.high)):
             for step, (share, value) in enumerate(zip(band.removed, values, strict=True)):
-                yield f"{band.label}, {name}", step, share, value, ""
+                yield f"{band.label}, {name}", step, share, "", "", value, ""

@@ -92,6 +92,8 @@ def in_short(trajectory: Trajectory) -> tuple[str, str]:
     how = f"{state}{trajectory.method}: {metric_words(trajectory.metric)} of {of}"
     if repeats := trajectory.options.get("repeats"):
         how += f"; no fresh text: {repeats}"
+    if trajectory.remark:
+        how += f"; {trajectory.remark}"
     if searched:
         return "How the search went from mask to mask", how
     return "What every candidate would have cost at every step", how

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ import gradio as gr
 from inspector.errors import ResultError
 from inspector.measure.budget import percent, share
 from inspector.results.base import Result
-from inspector.results.comparison import Agreement, compare
+from inspector.results.comparison import NO_BAND, STANDING, Agreement, Comparison, compare
 from inspector.results.trajectory import Trajectory
 from inspector.view.figures.comparison import comparison
 from inspector.view.plot import Plot
@@ -52,8 +53,8 @@ def build(wiring: Wiring, find: Find) -> gr.Dropdown:
         go = gr.Button("Compare", variant="primary", scale=0, min_width=110, elem_id="compared-go")
     plot = Plot(empty="Choose two runs or more.", elem_id="comparison")
     words = gr.Markdown(elem_id="compared-words", visible=False)
-    standing = _table("standing", ["run", "step", "removed, %", "perplexity", "muted"])
-    units = _table("agreement", list(AGREE))
+    standing = _table("standing", ["run", *STANDING])
+    units = _table("agreement", list(AGREE), "Units on which the runs agree")
     pairs = _table("overlap", [""])
     outputs = [plot, words, standing, units, pairs]
     wiring.section("comparison", outputs, draw)
@@ -90,12 +91,11 @@ def draw(session: Session) -> list[Any]:
     if found is None:
         return [None, *(gr.update(visible=False) for _ in range(4))]
     where = found.agreement
-    words = f"At **{percent(where.at)}** of {found.of} removed, or the first step above:"
     return [
         comparison(found),
-        gr.update(value=words, visible=True),
+        gr.update(value=described(found), visible=True),
         gr.update(value=_standing(where), visible=True),
-        gr.update(value=_units(where), visible=True),
+        gr.update(value=_units(where), label=where.agreeing(where.labels), visible=True),
         gr.update(
             value={"headers": ["overlap, 0 to 1", *where.labels], "data": _pairs(where)},
             visible=True,
@@ -103,29 +103,48 @@ def draw(session: Session) -> list[Any]:
     ]
 
 
-def _table(name: str, headers: list[str]) -> gr.Dataframe:
+def described(found: Comparison) -> str:
+    """What stands above the tables, as Markdown: a warning, how to make a band, and where they are.
+
+    What a run's file says is no markup here.
+    """
+    parts = []
+    if found.warning:
+        parts.append(f"**{_plain(found.warning)}**")
+    if found.reference:
+        parts.append(f"{NO_BAND}\n\n```sh\n{' '.join(found.reference.split())}\n```")
+    where = found.agreement
+    parts.append(f"At **{percent(where.at)}** of {found.of} removed, or the first step above:")
+    return "\n\n".join(parts)
+
+
+def _plain(text: str) -> str:
+    """Text in which Markdown and HTML find nothing."""
+    return re.sub(
+        r"([\\`*_\[\]<>&#|$~])", lambda found: f"&#{ord(found[1])};", " ".join(text.split())
+    )
+
+
+def _table(name: str, headers: list[str], label: str = "") -> gr.Dataframe:
     return gr.Dataframe(
         headers=headers,
         interactive=False,
         wrap=True,
-        show_label=False,
+        label=label or None,
+        show_label=bool(label),
         visible=False,
         elem_id=f"compared-{name}",
         buttons=["copy", "fullscreen"],
     )
 
 
-def _standing(where: Agreement) -> list[list[Any]]:
-    return [
-        [label, step, f"{removed:.2f}", _number(value), mask or "-"]
-        for label, step, removed, value, mask in zip(
-            where.labels, where.steps, where.removed, where.perplexity, where.masks, strict=True
-        )
-    ]
+def _standing(where: Agreement) -> list[list[str]]:
+    rows = zip(where.labels, where.standing(_number), strict=True)
+    return [[label, *row] for label, row in rows]
 
 
 def _units(where: Agreement) -> list[list[Any]]:
-    runs = len(where.labels)
+    runs = len(where.counted)
     return [[f"{count} of {runs}", units, mask] for count, units, mask in where.by_count]
 
 

@@ -66,8 +66,9 @@ def _submit(wiring: Wiring, session: Session, what: Asked, *, name: str = "") ->
     mask, options = Mask.parse(what.mask, card.depth), cut(bench, *what.text)
     check = None if form["check"] in (None, "", SAME) else bench.text(form["check"])
     stop, arguments = bounds(form), asked(form, card)
+    files = unfinished.Files(what, name)
     # Nobody could be shown to be the one who started a run on a public server, once it has died.
-    keeps = not bench.public and METHODS[arguments["method"]].way != "evolution"
+    keeps = not bench.public
 
     def work(loaded: Any, progress: Any) -> Any:
         windows = bench.windows(loaded, **options, progress=progress)
@@ -75,7 +76,7 @@ def _submit(wiring: Wiring, session: Session, what: Asked, *, name: str = "") ->
         if check:
             other = bench.windows(loaded, **{**options, "spec": check}, progress=progress)
         rest = {**stop, **arguments, "check": other, "progress": progress}
-        with unfinished.kept(what, name) if keeps else nullcontext({}) as journal:
+        with files.kept() if keeps else nullcontext({}) as journal:
             return prune(loaded, windows, mask, **rest, **journal)
 
     named = {**arguments, "protect": str(arguments["protect"])}
@@ -93,7 +94,8 @@ def _submit(wiring: Wiring, session: Session, what: Asked, *, name: str = "") ->
         check_corpus=check,
         **options_of(options),
     )
-    bench.run(session, "pruning", f"{METHODS[arguments['method']].label} run", work, line)
+    title = f"{METHODS[arguments['method']].label} run"
+    bench.run(session, "pruning", title, work, line, saved=files.discard)
     session.step = None
 
 
@@ -116,7 +118,9 @@ def described(row: Method) -> str:
     takes = "whole layers" if row.grain == "layer" else "attention and FFN units"
     takes = f"{row.kinds[0]} units" if len(row.kinds) == 1 else takes
     kept = f" {row.kept[0].upper()}{row.kept[1:]} stay." if row.kept else ""
-    return f"Removes **{takes}**; {WAYS[row.way]} ({row.cost}; {row.paper}).{kept} {row.note}"
+    text = "" if row.calibration == NO_TEXT else f" The authors' text: {row.calibration}."
+    how = f"Removes **{takes}**; {WAYS[row.way]} ({row.cost}; {row.paper})."
+    return f"{how}{kept}{text} {row.note}"
 
 
 def searched_on(row: Method, *text: Any) -> str:
