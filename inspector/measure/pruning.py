@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from inspector.errors import MaskError
+from inspector.errors import MaskError, ResultError
 from inspector.jobs import Progress, part, silent
 from inspector.measure.budget import Budget, Share, Size
 from inspector.measure.corpus import Windows
@@ -25,7 +25,7 @@ from inspector.measure.methods import (
 )
 from inspector.measure.methods.choices import Group, choices, reach
 from inspector.measure.methods.evolution import Evolution, planned_for
-from inspector.measure.methods.scores import scored
+from inspector.measure.methods.scores import SCORERS, scored
 from inspector.measure.methods.search import Proposal, Search, check_bars, lowest
 from inspector.measure.perplexity import losses, overlapping, summary
 from inspector.measure.ranks import ALONE, Ranks
@@ -118,8 +118,8 @@ def prune(
         MaskError: no bound is given, none can be met, nothing is left that may go, or the
             perplexity is above `until_perplexity` at the start.
         ResultError: unknown method or metric, one that needs a model that runs layer by layer, or
-            one that cannot search lazily; `evolution` for another kind of method; a journal that
-            is in the way, or of another run.
+            one that cannot search lazily; `memory` where there is nothing to bound; `evolution`
+            for another kind of method; a journal that is in the way, or of another run.
         RankError: the ranks were not asked the same, or do not have the same model or text.
         OutOfMemory: names the levers, or what the bound has to be.
     """
@@ -169,6 +169,11 @@ def prune(
         ranks=ranks,
     )
     check_bars(search)
+    if memory is not None and (search.metric in SCORERS or row.way == "window"):
+        raise ResultError(
+            f"{row.name} makes no sweep, whose streams --memory bounds: leave it out, or choose "
+            "fewer or shorter windows (--samples, --length)."
+        )
     asked = {"only": only, "protect": str(protect or ""), **search.options}
     options = {name: value for name, value in asked.items() if value}
     check = windows if check is None else check

@@ -184,6 +184,78 @@ def test_it_may_begin_with_a_mask(
         assert plain.close(second.scores[unit], expected, relative=1e-4), unit
 
 
+@pytest.mark.parametrize(
+    ("method", "metric"), [("finercut", "js"), ("finercut", "norm"), ("blockpruner", "perplexity")]
+)
+def test_it_may_begin_with_a_mask_and_go_on_after_a_cut(
+    deep: LoadedModel, text: Windows, tmp_path: Path, method: str, metric: str
+) -> None:
+    """What the first mask costs is measured: the second step's scores carried over count from it."""
+    mask = deep.mask("1.ffn,6.attn")
+
+    def run(**more: Any) -> Trajectory:
+        return prune(
+            deep, text, mask, method=method, metric=metric, remove=3, lazy=True, **more
+        )  # fmt: skip
+
+    whole = run()
+    first, second = whole.steps[1:3]
+    kept = [unit for unit, status in second.score_status.items() if status == "stale"]
+    assert kept
+    logits = [deep_logits(deep, text, each) for each in ("", "1.ffn,6.attn")]
+    now = first.scores[first.removed[0]]
+    if metric == "perplexity":
+        was = whole.steps[0].perplexity
+    else:
+        was = plain.score(metric, *logits, text)
+    for unit in kept:
+        if metric == "perplexity":
+            expected = now * (first.scores[unit] / was) ** 0.9
+        else:
+            expected = now + 0.9 * (first.scores[unit] - was)
+        assert plain.close(second.scores[unit], expected, relative=1e-4), unit
+    journal = tmp_path / "run.journal"
+    for cut in (1, 2):
+        steps = cut_after(run, journal, cut)
+        assert [step.scores for step in steps] == [step.scores for step in whole.steps]
+
+
+@pytest.mark.parametrize(
+    ("method", "metric"), [("finercut", "js"), ("finercut", "norm"), ("blockpruner", "perplexity")]
+)
+def test_it_may_begin_with_a_mask_and_go_on_after_a_cut(
+    deep: LoadedModel, text: Windows, tmp_path: Path, method: str, metric: str
+) -> None:
+    """What the first mask costs is measured: the second step's scores carried over count from it."""
+    mask = deep.mask("1.ffn,6.attn")
+
+    def run(**more: Any) -> Trajectory:
+        return prune(
+            deep, text, mask, method=method, metric=metric, remove=3, lazy=True, **more
+        )  # fmt: skip
+
+    whole = run()
+    first, second = whole.steps[1:3]
+    kept = [unit for unit, status in second.score_status.items() if status == "stale"]
+    assert kept
+    logits = [deep_logits(deep, text, each) for each in ("", "1.ffn,6.attn")]
+    now = first.scores[first.removed[0]]
+    if metric == "perplexity":
+        was = whole.steps[0].perplexity
+    else:
+        was = plain.score(metric, *logits, text)
+    for unit in kept:
+        if metric == "perplexity":
+            expected = now * (first.scores[unit] / was) ** 0.9
+        else:
+            expected = now + 0.9 * (first.scores[unit] - was)
+        assert plain.close(second.scores[unit], expected, relative=1e-4), unit
+    journal = tmp_path / "run.journal"
+    for cut in (1, 2):
+        steps = cut_after(run, journal, cut)
+        assert [step.scores for step in steps] == [step.scores for step in whole.steps]
+
+
 def test_verifying_can_say_no(
     deep: LoadedModel, text: Windows, monkeypatch: pytest.MonkeyPatch
 ) -> None:

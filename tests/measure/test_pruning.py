@@ -428,3 +428,12 @@ def test_refusals(llama: LoadedModel, text: Windows) -> None:
     assert str(raised.value) == "blockpruner goes by perplexity, not by 'js'."
     with pytest.raises(MaskError, match="a model of 9 layers"):
         prune(llama, text, Mask(9), method="finercut", remove=1)
+
+
+@pytest.mark.parametrize("method", ["taylor", "angular", "shortgpt", "magnitude-l1", "random"])
+def test_memory_is_for_methods_that_sweep(method: str) -> None:
+    loaded = plain.tiny("llama")
+    text = plain.text(loaded, 2, 16)
+    with pytest.raises(ResultError, match=f"{method} makes no sweep, whose streams --memory"):
+        prune(loaded, text, loaded.empty(), method=method, remove=1, memory=1 << 30)
+    assert prune(loaded, text, loaded.empty(), method="sleb", remove=1, memory=1 << 30).removed
