@@ -21,8 +21,6 @@ from inspector.measure.methods.goals import SWEPT
 from inspector.measure.methods.scores import scored
 from inspector.measure.methods.search import Measured, Search, rank
 from inspector.measure.metrics import DIVERGENCES
-from inspector.measure.metrics import DIVERGENCES
-from inspector.measure.metrics import DIVERGENCES
 from inspector.measure.perplexity import of_loss
 from inspector.measure.sweep import sweep
 from inspector.units import Mask
@@ -45,24 +43,37 @@ def cost(search: Search, mask: Mask) -> float:
     """
     if search.metric not in {"perplexity", *DIVERGENCES}:
         return 0.0
-    judge = Judge.of(search, SWEPT.get(search.metric, search.metric))
-    value = judge.scores([mask], range(len(search.windows)))[0]
+    value = sweep(
+        search.loaded,
+        search.windows,
+        mask,
+        metric=SWEPT.get(search.metric, search.metric),
+        units=search.groups[-1][-1:],  # which shares nearly all of the pass
+        memory=search.memory,
+        kept=search.kept,
+        ranks=search.ranks,
+    ).reference
     return of_loss(value) if search.metric == "perplexity" else value
 
 
 def carried(
-    search: Search, scores: Mapping[Group, float], was: float, now: float
+    search: Search, scores: Mapping[Group, float], gone: Group, was: float, now: float
 ) -> dict[Group, float]:
-    """What candidates would cost now, by their `scores` at the step before.
+    """What candidates would cost now, by the `scores` of the step that removed `gone`.
 
     The mask cost `was` then and costs `now`. What a candidate adds is taken to be `KEPT` of what it
     added: the difference between its score and the mask's, of a perplexity between the logarithms.
+    The nearest candidates before and behind what has gone are left out: theirs say little now.
     """
+    order = sorted(scores)
+    place = order.index(gone)
+    near = {gone, *order[max(0, place - 1) : place + 2]}
+    known = {group: score for group, score in scores.items() if group not in near}
     if search.metric == "perplexity":
-        return {group: now * (score / was) ** KEPT for group, score in scores.items()}
+        return {group: now * (score / was) ** KEPT for group, score in known.items()}
     if search.metric in DIVERGENCES:
-        return {group: now + KEPT * (score - was) for group, score in scores.items()}
-    return {group: KEPT * score for group, score in scores.items()}
+        return {group: now + KEPT * (score - was) for group, score in known.items()}
+    return {group: KEPT * score for group, score in known.items()}
 
 
 def rescored(

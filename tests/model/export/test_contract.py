@@ -1,8 +1,8 @@
 """One contract that every family keeps: what is exported computes what the muted model computes.
 
-All folders are loaded by one process that cannot import this project. INSPECTOR_EXPORT_MASKS=20
-draws twenty masks a family, and INSPECTOR_EXPORT_ALONE=1 gives each family a process of its own.
-Every mask is tried compact and as a stub, one of them in every form.
+All folders are loaded by one process that cannot import this project; INSPECTOR_EXPORT_ALONE=1 gives
+each family a process of its own, and INSPECTOR_EXPORT_MASKS another number of masks. Every mask is
+tried compact and as a stub, one of them in every form.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests import plain
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-MASKS = int(os.environ.get("INSPECTOR_EXPORT_MASKS", "7"))
+MASKS = int(os.environ.get("INSPECTOR_EXPORT_MASKS", "20"))
 ALONE = os.environ.get("INSPECTOR_EXPORT_ALONE") == "1"
 CORNERS = ["0.attn", "1.ffn,3", "0-3.attn", "0-3.ffn", "1-2", "0-3"]
 SUBJECTS = list(FAMILIES)
