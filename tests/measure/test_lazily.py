@@ -201,13 +201,6 @@ def test_verifying_can_say_no(
     assert run.verified == {"step": 1, "removed": right, "same": False}
 
 
-def test_a_run_that_takes_nothing_has_nothing_to_verify(deep: LoadedModel, text: Windows) -> None:
-    run = prune(
-        deep, text, deep.empty(), method="finercut", until_perplexity=1e-3, lazy=True, verify=True
-    )
-    assert run.removed == [] and run.verified == {} and run.finished
-
-
 def test_progress_and_cancelling(deep: LoadedModel, text: Windows) -> None:
     shares: list[float] = []
     limit = [INF]

@@ -1,8 +1,8 @@
 """One contract that every family keeps: what is exported computes what the muted model computes.
 
-All folders are loaded by one process that cannot import this project; INSPECTOR_EXPORT_ALONE=1 gives
-each family a process of its own, and INSPECTOR_EXPORT_MASKS another number of masks. Every mask is
-tried compact and as a stub, one of them in every form.
+All folders are loaded by one process that cannot import this project; INSPECTOR_EXPORT_ALONE=1
+gives each family a process of its own, and INSPECTOR_EXPORT_MASKS another number of masks. Every
+mask is tried compact and as a stub, one of them in every form.
 """
 
 from __future__ import annotations
