@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig
 
 from inspector.errors import MaskError
@@ -26,6 +27,9 @@ from inspector.units import Mask
 
 FORMS = ("blocks", "moe-stub", "compact", "zeroed")
 """Those of safetensors."""
+DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, MaskError,
+           StrictDataclassError)  # fmt: skip
+"""What the files of a folder may lead to that are not as an export has written them."""
 GONE = "it was removed by the export"
 """The `problem` of a unit that an opened export lacks."""
 
@@ -90,16 +94,14 @@ def opened(folder: Path, *, gguf: bool = False) -> Opened | None:
         if recipe["kind"] != "export" or recipe["format"] != 1 or form not in forms:
             return None
         mask, model_type = Mask.from_json(recipe["mask"]), str(recipe["model_type"])
-        if form == "zeroed":
-            return Opened(mask, model_type, data, in_full=True)
         if form == "moe-stub":
             data = stub.source_data(model_type, data)
-        return _whole(mask, model_type, data)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, MaskError):
+        return _whole(mask, model_type, data, in_full=form == "zeroed")
+    except DAMAGED:
         return None
 
 
-def _whole(mask: Mask, model_type: str, data: dict[str, Any]) -> Opened | None:
+def _whole(mask: Mask, model_type: str, data: dict[str, Any], *, in_full: bool) -> Opened | None:
     """The source's config, whose layers have the entries that the export has kept of them.
 
     A layer that was cut out has no entry left; it gets that of the first, which nothing reads.
@@ -109,7 +111,8 @@ def _whole(mask: Mask, model_type: str, data: dict[str, Any]) -> Opened | None:
     native = type(AutoConfig.for_model(model_type))
     depth = field_name(native, "num_hidden_layers")
     data = native.from_dict(data).to_dict()  # with what the file leaves out, as it is the default
-    part, kept = data.get("text_config", data), kept_layers(mask)
+    part = data.get("text_config", data)
+    kept = list(range(mask.depth)) if in_full else kept_layers(mask)
     if part[depth] != len(kept):
         return None
     for name, value in part.items():
@@ -127,7 +130,7 @@ def _whole(mask: Mask, model_type: str, data: dict[str, Any]) -> Opened | None:
     part.pop("per_layer_config", None)
     data.pop("auto_map", None)
     data["architectures"] = [name.removeprefix("Pruned") for name in data["architectures"]]
-    return Opened(mask, model_type, {**data, "model_type": model_type})
+    return Opened(mask, model_type, {**data, "model_type": model_type}, in_full)
 
 
 def take_out(loaded: LoadedModel, mask: Mask) -> LoadedModel:

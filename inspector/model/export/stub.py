@@ -120,9 +120,15 @@ def config(loaded: LoadedModel, mask: Mask) -> dict[str, Any]:
 
 
 def source_data(model_type: str, data: dict[str, Any]) -> dict[str, Any]:
-    """The config of a `model_type` from that of a stub, which was made of it."""
+    """The config of a `model_type` from that of a stub, which was made of it.
+
+    Raises:
+        ValueError: it is the config of something else.
+    """
     from transformers import AutoConfig, Qwen2MoeConfig
 
+    if data["model_type"] != Qwen2MoeConfig.model_type or model_type not in MODEL_TYPES:
+        raise ValueError(f"a {data['model_type']} is no stub of a {model_type}")
     whole = Qwen2MoeConfig.from_dict(data).to_dict()  # the file leaves out what is its default
     fields = {name: whole[name] for name in SHARED if name in whole}
     if "head_dim" in data:

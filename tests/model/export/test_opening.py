@@ -114,6 +114,29 @@ def no_window(model: Any) -> None:
     model.config.sliding_window = None
 
 
+@pytest.mark.parametrize("form", ["zeroed", "moe-stub"])
+def test_a_stand_in_that_does_not_fit_its_recipe_is_opened_as_it_is(
+    form: str, tmp_path: Path
+) -> None:
+    source = plain.tiny("llama")
+    folder = export(source, source.mask("1.ffn"), tmp_path / "out", form=form).folder
+    recipe, config = folder / "recipe.json", folder / "config.json"
+    right, whole = (json.loads(file.read_text(encoding="utf-8")) for file in (recipe, config))
+    for changes in (
+        {"mask": {"depth": 9, "muted": ["1.ffn"]}},
+        {"model_type": "no-such-type"},
+        {"export": 3},
+        {"export": "zeroed:f16", "mask": None},
+    ):
+        recipe.write_text(json.dumps({**right, **changes}), encoding="utf-8")
+        assert opened(folder) is None
+        assert load(str(folder), dtype="fp32", device="cpu").depth == 4
+    recipe.write_text(json.dumps(right), encoding="utf-8")
+    for changes in ({"hidden_size": "wide"}, {"num_hidden_layers": None}, {"model_type": "gpt2"}):
+        config.write_text(json.dumps({**whole, **changes}), encoding="utf-8")
+        assert opened(folder) is None
+
+
 @pytest.mark.parametrize(
     ("model_type", "changes"),
     [
