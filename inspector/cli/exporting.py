@@ -107,22 +107,22 @@ def take_over(args: argparse.Namespace, recipe: dict[str, Any]) -> None:
         return
     if args.mask:
         raise ExportError("the recipe has a mask of its own: leave out --mask, or --recipe.")
-    from inspector.model.loading import DTYPES
+    from inspector.results.base import DTYPES
 
-    names = {str(dtype).removeprefix("torch."): name for name, dtype in DTYPES.items()}
     args.model = args.model or _source(recipe)
     args.mask = str(Mask.from_json(recipe["mask"]))
     if args.dtype == "auto":
-        args.dtype = names.get(recipe["dtype"], recipe["dtype"])
+        args.dtype = DTYPES.get(recipe["dtype"], recipe["dtype"])
     if args.format == "auto":
         args.format = recipe["export"]
 
 
 def _source(recipe: dict[str, Any]) -> str:
     """The recipe's source; one on the hub at the commit that it had, since it may have moved."""
-    kind, _, commit = recipe["weights"].partition(" ")
-    pinned = kind == "revision" and commit and "@" not in recipe["source"]
-    return f"{recipe['source']}@{commit}" if pinned else recipe["source"]
+    from inspector.results.base import pinned
+
+    source = recipe["source"]
+    return source if "@" in source else pinned(source, recipe["weights"])
 
 
 def check_folder(args: argparse.Namespace) -> None:
