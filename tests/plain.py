@@ -157,19 +157,30 @@ def window_nll(logits: torch.Tensor, ids: torch.Tensor, *, skip: int = 0) -> tup
     return total, count
 
 
+MEASURES = ("nll", "kl", "js", "js-reversed", "angular", "norm")
+
+
 def costs(
-    loaded: LoadedModel, ids: torch.Tensor, units: Iterable[Unit], *, rows: int = 1
+    loaded: LoadedModel,
+    ids: torch.Tensor,
+    units: Iterable[Unit],
+    *,
+    rows: int = 1,
+    measures: tuple[str, ...] = MEASURES,
 ) -> dict[str, float]:
-    """Every metric's mean over windows [W, T] with the units muted, `rows` windows a pass."""
+    """Each metric's mean over windows [W, T] with the units muted, `rows` windows a pass."""
     units = list(units)
-    totals = dict.fromkeys(("nll", "kl", "js", "js-reversed", "angular", "norm"), 0.0)
+    totals = dict.fromkeys(measures, 0.0)
     for batch in ids.split(rows):
-        dense, pruned = logits(loaded, batch), logits(loaded, batch, units)
+        pruned = logits(loaded, batch, units)
+        dense = pruned if measures == ("nll",) else logits(loaded, batch)
         for row, window in enumerate(batch):
-            totals["nll"] += window_nll(pruned[row], window)[0] / (len(window) - 1)
-            totals["norm"] += divergence("norm", dense[row], pruned[row])
-            for metric in ("kl", "js", "js-reversed", "angular"):
-                totals[metric] += divergence(metric, dense[row], pruned[row]) / len(window)
+            for metric in measures:
+                if metric == "nll":
+                    totals[metric] += window_nll(pruned[row], window)[0] / (len(window) - 1)
+                else:
+                    size = 1 if metric == "norm" else len(window)
+                    totals[metric] += divergence(metric, dense[row], pruned[row]) / size
     return {metric: total / len(ids) for metric, total in totals.items()}
 
 
@@ -207,11 +218,15 @@ def greedy(
     steps: list[tuple[str, dict[str, float]]] = []
     for _ in range(remove):
         name = "nll" if metric == "perplexity" else metric
-        scores = {str(u): costs(loaded, ids, [*gone, u], rows=rows)[name] for u in units}
+
+        def cost(some: list[Unit], name: str = name) -> float:
+            return costs(loaded, ids, some, rows=rows, measures=(name,))[name]
+
+        scores = {str(u): cost([*gone, u]) for u in units}
         if metric == "perplexity":
             scores = {unit: math.exp(value) for unit, value in scores.items()}
         elif metric == "nll":
-            now = costs(loaded, ids, gone, rows=rows)["nll"]
+            now = cost(gone)
             scores = {unit: value - now for unit, value in scores.items()}
         best = min(units, key=lambda u: scores[str(u)])
         steps.append((str(best), scores))

@@ -132,7 +132,7 @@ def perplexity_without(loaded: LoadedModel, ids: torch.Tensor) -> dict[int, floa
 
 
 def nll(loaded: LoadedModel, ids: torch.Tensor, gone: Iterable[Unit]) -> float:
-    return plain.costs(loaded, ids, gone, rows=len(ids))["nll"]
+    return plain.costs(loaded, ids, gone, rows=len(ids), measures=("nll",))["nll"]
 
 
 def drawn(loaded: LoadedModel, ids: torch.Tensor, seed: int = 0) -> dict[int, float]:
@@ -245,7 +245,7 @@ def exchange(
         return sum(size[unit] for unit in units)
 
     def cost(ids: torch.Tensor, gone: Iterable[Unit]) -> float:
-        return plain.costs(loaded, ids, gone, rows=len(ids))[metric]
+        return plain.costs(loaded, ids, gone, rows=len(ids), measures=(metric,))[metric]
 
     def halves(gone: set[Unit]) -> list[float]:
         return [cost(half, gone) for half in (ids[::2], ids[1::2]) if len(half)]

@@ -54,7 +54,7 @@ def dropped(kinds: tuple[str, ...], again: bool) -> Any:
     return lambda loaded, ids, remove: slow.drop(loaded, ids, kinds, remove, again=again)
 
 
-PLANS: dict[str, Callable[[LoadedModel, torch.Tensor, int], slow.Plan]] = {
+PLANS: dict[str, Callable[..., slow.Plan]] = {
     "finercut": lambda m, ids, k: slow.greedy_units(m, ids, all_units(m.depth), "js", k),
     "blockpruner": lambda m, ids, k: slow.greedy_units(m, ids, attention_first(m), "perplexity", k),
     "sleb": slow.sleb,
@@ -98,7 +98,8 @@ def text(llama: LoadedModel) -> Windows:
     return plain.text(llama, 3, LENGTH)
 
 
-def agrees(run: Trajectory, plan: slow.Plan) -> None:
+def agrees(run: Trajectory, plan: slow.Plan, *, floor: float = 2e-6) -> None:
+    """Step by step the same mask, and scores that differ by a ten-thousandth, or by `floor`."""
     gone: set[str] = set()
     row = METHODS[run.method]
     assert len(run.steps) == len(plan) + 1
@@ -106,8 +107,8 @@ def agrees(run: Trajectory, plan: slow.Plan) -> None:
         assert slow.texts(Mask.parse(step.mask, run.depth)) == expected, step.step
         assert set(step.removed) == expected - gone
         assert set(step.restored) == gone - expected
-        floor = 1e-4 if row.way == "exchanges" else 2e-6  # of small units
-        assert plain.differences(step.scores, costs, floor=floor) == [], step.step
+        least = 1e-4 if row.way == "exchanges" else floor  # of small units
+        assert plain.differences(step.scores, costs, floor=least) == [], step.step
         if row.way != "exchanges":  # which is lazy
             fresh = row.way in ("iterative", "evolution") or number == 0
             assert set(step.score_status.values()) == {"exact" if fresh else "stale"}
