@@ -84,10 +84,25 @@ SHARE: tuple[Command, ...] = (
     ),
     Command(
         "compare",
-        "several pruning runs of one model: perplexity by parameters removed, and where they agree",
+        "several pruning runs of one model: perplexity, or any check, by parameters removed, and "
+        "where they agree",
         comparing.compare,
         (
-            argument("runs", metavar="RUN", nargs="+", help="files that prune wrote with -o"),
+            argument(
+                "runs",
+                metavar="RUN",
+                nargs="+",
+                help="files that prune wrote with -o, and results of bench, perplexity or speed "
+                "on masks of their steps",
+            ),
+            argument(
+                "--by",
+                metavar="CHECK",
+                default="",
+                help="what to compare by: perplexity, the runs' own, or the beginning of a "
+                "check's name, such as arc_easy; default: the first check among the files, else "
+                "perplexity",
+            ),
             argument(
                 "--at",
                 metavar="P",

@@ -7,21 +7,22 @@ from typing import TYPE_CHECKING
 
 from inspector.cli.output import note, write
 from inspector.cli.text import number, printable, table
-from inspector.errors import ResultError
 from inspector.measure.budget import percent, share
 
 if TYPE_CHECKING:
     from inspector.cli.progress import Meter
     from inspector.results.comparison import Agreement, Comparison
-    from inspector.results.trajectory import Trajectory
 
 
 def compare(args: argparse.Namespace, meter: Meter) -> None:
     """Print where the runs stand and agree, and write their figure where ``-o`` says."""
     at = share(args.at, "--at")
+    from inspector.results.comparison import comparable
     from inspector.results.comparison import compare as numbers
+    from inspector.results.files import load
 
-    found = numbers([trajectory(path) for path in args.runs], at=at)
+    results = [comparable(load(path), path) for path in args.runs]
+    found = numbers(results, at=at, by=args.by)
     if args.output:
         from inspector.cli.showing import page
         from inspector.view.figures.comparison import comparison
@@ -30,21 +31,6 @@ def compare(args: argparse.Namespace, meter: Meter) -> None:
     print(printable(described(found)))
     if args.output:
         note(f"written to {args.output}")
-
-
-def trajectory(path: str) -> Trajectory:
-    """The pruning run in a file.
-
-    Raises:
-        ResultError: there is none.
-    """
-    from inspector.results.files import load
-    from inspector.results.trajectory import Trajectory
-
-    result = load(path)
-    if not isinstance(result, Trajectory):
-        raise ResultError(f"{path} is no pruning run but a {result.kind}: name files of `prune`.")
-    return result
 
 
 def described(found: Comparison) -> str:
@@ -57,12 +43,15 @@ def described(found: Comparison) -> str:
     parts = [found.about + (on if text else "")]
     if found.warning:
         parts.append(f"WARNING: {found.warning}")
+    if len(found.choices) > 1:
+        others = "; ".join(name for name in found.choices if name != found.by)
+        parts.append(f"By {found.by}; --by takes {others}, too")
     parts += [f"At {percent(where.at)} of {found.of} removed, or the first step above"]
-    parts += [_runs(where), _units(where), _overlap(where)]
+    parts += [_runs(found), _units(where), _overlap(where)]
     for band in found.bands:
         low, middle, high = (number(side[-1]) for side in (band.low, band.median, band.high))
         parts.append(
-            f"{band.label}: perplexity {low} to {high}, median {middle}, "
+            f"{band.label}: {found.by} {low} to {high}, median {middle}, "
             f"at {band.removed[-1]:.1f} % removed"
         )
     if found.reference:
@@ -70,12 +59,12 @@ def described(found: Comparison) -> str:
     return "\n\n".join(parts)
 
 
-def _runs(where: Agreement) -> str:
-    from inspector.results.comparison import STANDING
-
-    cells = zip(_names(where), where.labels, where.standing(number), strict=True)
+def _runs(found: Comparison) -> str:
+    where = found.agreement
+    cells = zip(_names(where), where.labels, where.standing(number, found.own), strict=True)
     rows = [[letter, label, *row] for letter, label, row in cells]
-    return table(["", "run", *STANDING], rows, align="<<>>>>><")
+    align = "<<" + ">" * (len(found.standing) - 1) + "<"
+    return table(["", "run", *found.standing], rows, align=align)
 
 
 def _units(where: Agreement) -> str:

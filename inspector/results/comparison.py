@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 
 from inspector.errors import ResultError
-from inspector.results.base import brief
+from inspector.results.base import Result, brief
+from inspector.results.lines import Band, Line, bands
+from inspector.results.measures import CHECKS, OWN, Measure, chosen, measures
 from inspector.results.remarks import RANDOM, checked, different_texts, random_command, seed_of
 from inspector.results.trajectory import Step, Trajectory
 from inspector.units import KINDS, Mask
@@ -35,50 +37,16 @@ NO_BAND = (
 
 
 @dataclass(frozen=True)
-class Line:
-    """A run as it is drawn, one entry a step.
-
-    `removed` is the share of parameters that are off, in %; `off` the number of units that are,
-    `kv_bytes` what is left of the KV cache in bytes per token; `perplexity` is NaN where it was not
-    measured; `units` are the texts of what the step removed, joined by commas.
-    """
-
-    label: str
-    steps: list[int]
-    removed: list[float]
-    off: list[int]
-    kv_bytes: list[int]
-    perplexity: list[float]
-    units: list[str]
-    masks: list[str]
-
-
-@dataclass(frozen=True)
-class Band:
-    """Random runs as one: their least, median and greatest perplexity, by parameters removed in %.
-
-    Where the runs' steps do not fall together, a run's perplexity between two of its steps is
-    interpolated in its logarithm. The band ends where the first of the runs does.
-    """
-
-    label: str
-    removed: list[float]
-    low: list[float]
-    median: list[float]
-    high: list[float]
-
-
-@dataclass(frozen=True)
 class Agreement:
     """What the runs have off once each has removed the share `at` of the parameters.
 
     Of each run, taken at its first step at or above `at`, of a search at its last: its label, the
     step, the share removed in %, the number of units that are `off` and the KV bytes per token that
-    are left, the perplexity and the mask's text. `units` are the units that any of the runs at the
-    places `counted` has off with the number of them that have, the most first: chance is no
-    opinion, so random runs count only where there are no others. `overlap` is [runs, runs], random
-    ones included: the Jaccard index of two masks in [0, 1], shared units over units of either; NaN
-    where both are empty.
+    are left, the perplexity, the value that the runs are compared by and the mask's text. `units`
+    are the units that any of the runs at the places `counted` has off with the number of them that
+    have, the most first: chance is no opinion, so random runs count only where there are no others.
+    `overlap` is [runs, runs], random ones included: the Jaccard index of two masks in [0, 1],
+    shared units over units of either; NaN where both are empty.
     """
 
     at: Fraction
@@ -89,18 +57,21 @@ class Agreement:
     off: list[int]
     kv_bytes: list[int]
     perplexity: list[float]
+    values: list[float]
     masks: list[str]
     counted: list[int]
     units: list[tuple[str, int]]
     overlap: np.ndarray
 
-    def standing(self, number: Callable[[float], str]) -> list[list[str]]:
-        """The cells of `STANDING`, a row a run; `number` puts a perplexity into words."""
+    def standing(self, number: Callable[[float], str], own: bool = True) -> list[list[str]]:
+        """The cells of `Comparison.standing`, a row a run; `number` puts a value into words."""
         whole = self.depth * len(KINDS)
-        columns = (self.steps, self.removed, self.off, self.kv_bytes, self.perplexity, self.masks)
+        numbers = [[number(value) for value in self.perplexity]]
+        numbers += [] if own else [[number(value) for value in self.values]]
+        columns = (self.steps, self.removed, self.off, self.kv_bytes, self.masks, *numbers)
         return [
-            [str(step), f"{gone:.2f}", f"{off} of {whole}", f"{kv:,}", number(value), mask or "-"]
-            for step, gone, off, kv, value, mask in zip(*columns, strict=True)
+            [str(step), f"{gone:.2f}", f"{off} of {whole}", f"{kv:,}", *values, mask or "-"]
+            for step, gone, off, kv, mask, *values in zip(*columns, strict=True)
         ]
 
     def agreeing(self, names: Sequence[str]) -> str:
@@ -128,6 +99,7 @@ class Agreement:
 class Comparison:
     """Runs of one model beside each other.
 
+    `by` is what they are compared by, one of `choices`, and `higher` whether more of it is better.
     `about` is the model, `text` the description of the check text (empty where no run has a
     perplexity), `of` what the shares are shares of. `warning` is a sentence where the runs did not
     search on one text, else empty. `reference` is the command that makes a random run for these to
@@ -140,28 +112,52 @@ class Comparison:
     lines: list[Line]
     bands: list[Band]
     agreement: Agreement
+    by: str = OWN
+    higher: bool = False
+    choices: tuple[str, ...] = (OWN,)
     warning: str = ""
     reference: str = ""
 
+    @property
+    def own(self) -> bool:
+        """Whether it is by the perplexities that the runs bring along."""
+        return self.by == OWN
 
-def compare(runs: Sequence[Trajectory], *, at: Fraction | None = None) -> Comparison:
+    @property
+    def standing(self) -> tuple[str, ...]:
+        """The heads of the cells of `Agreement.standing`."""
+        return STANDING if self.own else (*STANDING[:-1], self.by, STANDING[-1])
+
+
+def compare(results: Sequence[Result], *, at: Fraction | None = None, by: str = "") -> Comparison:
     """The runs in numbers; random runs with several seeds become a band.
 
-    `at` is a share of the parameters in (0, 1], by default the largest that all runs reach. The
-    agreement is that of the runs that are no part of a band, or of all where these are not two;
-    random runs do not count in its units where there are others.
+    `results` are trajectories and, besides, checks of masks of their steps; `by` says by what the
+    runs are compared (`measures.chosen`). `at` is a share of the parameters in (0, 1], by default
+    the largest that all runs reach. The agreement is that of the runs that are no part of a band,
+    or of all where these are not two; random runs do not count in its units where there are others.
 
     Raises:
-        ResultError: fewer than two runs, runs of different models or with different check texts,
-            or a run that does not reach `at`.
+        ResultError: fewer than two runs, results of different models, runs with different check
+            texts, a run that does not reach `at`, or nothing that is called `by`.
     """
-    _require_alike(runs)
+    runs = [each for each in results if isinstance(each, Trajectory)]
+    known = measures([each for each in results if not isinstance(each, Trajectory)])
+    _require_alike(runs, results)
+    measure = chosen(known, by)
     whole, of = _whole(runs)
     labels = _labels(runs)
-    lines = [_line(run, label, whole) for run, label in zip(runs, labels, strict=True)]
-    bands, alone = _bands(runs, lines)
-    chosen = alone if len(alone) > 1 else list(range(len(runs)))
-    agreement = _agreement([runs[i] for i in chosen], [labels[i] for i in chosen], whole, at)
+    pairs = zip(runs, labels, strict=True)
+    lines = [_line(run, label, whole, measure) for run, label in pairs]
+    if measure is not None and not any(map(math.isfinite, _values(lines))):
+        raise ResultError(
+            f"no step of these runs has a mask of which {measure.name} was measured: check the "
+            "masks of their steps, of the same model, and add the saved results."
+        )
+    higher = measure is not None and measure.higher
+    drawn, alone = bands(runs, lines, higher)
+    several = alone if len(alone) > 1 else list(range(len(runs)))
+    agreement = _agreement([runs[i] for i in several], [lines[i] for i in several], whole, at)
     made = runs[0].provenance
     furthest = max(share for line in lines for share in line.removed)
     return Comparison(
@@ -169,11 +165,27 @@ def compare(runs: Sequence[Trajectory], *, at: Fraction | None = None) -> Compar
         text=next((run.check_corpus for run in runs if checked(run)), {}),
         of=of,
         lines=[lines[i] for i in alone],
-        bands=bands,
+        bands=drawn,
         agreement=agreement,
+        by=OWN if measure is None else measure.name,
+        higher=higher,
+        choices=(OWN, *known),
         warning=different_texts(runs, labels),
-        reference="" if bands else random_command(runs, furthest),
+        reference="" if drawn else random_command(runs, furthest),
     )
+
+
+def comparable(result: Result, name: str) -> Result:
+    """The result of that name, if `compare` takes it.
+
+    Raises:
+        ResultError: it is neither a run nor a check.
+    """
+    if result.kind not in (Trajectory.kind, *CHECKS):
+        raise ResultError(
+            f"{name} is no pruning run and no check of a mask but a {result.kind}: leave it out."
+        )
+    return result
 
 
 def overlap(mask: str, other: str, depth: int) -> float:
@@ -182,19 +194,20 @@ def overlap(mask: str, other: str, depth: int) -> float:
     return len(here & there) / len(here | there) if here or there else math.nan
 
 
-def _require_alike(runs: Sequence[Trajectory]) -> None:
+def _require_alike(runs: Sequence[Trajectory], results: Sequence[Result]) -> None:
     if len(runs) < 2:
         raise ResultError("choose two pruning runs or more to compare.")
     if not all(run.steps for run in runs):
         raise ResultError("a run without a step cannot be compared: leave it out.")
     first = runs[0].provenance
-    for run in runs[1:]:
+    for each in results:
         for field in MODEL:
-            one, other = getattr(first, field), getattr(run.provenance, field)
+            one, other = getattr(first, field), getattr(each.provenance, field)
             if one != other:
+                kind = "runs" if isinstance(each, Trajectory) else f"runs and a {each.kind}"
                 raise ResultError(
-                    f"these runs are of different models ({field}: {one} and {other}): "
-                    "compare runs of one model."
+                    f"these {kind} are of different models ({field}: {one} and {other}): "
+                    "compare what is of one model."
                 )
     texts = [run.check_corpus for run in runs if checked(run)]
     for text in texts[1:]:
@@ -252,7 +265,7 @@ def _options(run: Trajectory) -> str:
     )
 
 
-def _line(run: Trajectory, label: str, whole: int) -> Line:
+def _line(run: Trajectory, label: str, whole: int, measure: Measure | None) -> Line:
     steps = run.steps
     return Line(
         label=label,
@@ -261,69 +274,28 @@ def _line(run: Trajectory, label: str, whole: int) -> Line:
         off=[len(Mask.parse(step.mask, run.depth)) for step in steps],
         kv_bytes=[step.kv_bytes_per_token for step in steps],
         perplexity=[step.perplexity for step in steps],
+        values=[_value(step, measure) for step in steps],
         units=[", ".join(step.removed) for step in steps],
         masks=[step.mask for step in steps],
     )
+
+
+def _value(step: Step, measure: Measure | None) -> float:
+    return step.perplexity if measure is None else measure.values.get(step.mask, math.nan)
+
+
+def _values(lines: Sequence[Line]) -> list[float]:
+    return [value for line in lines for value in line.values]
 
 
 def _percent(step: Step, whole: int) -> float:
     return 100 * (whole - step.parameters) / whole if whole else math.nan
 
 
-def _bands(runs: Sequence[Trajectory], lines: Sequence[Line]) -> tuple[list[Band], list[int]]:
-    """The bands, and the places of the runs that are in none.
-
-    Runs belong together that differ in nothing but the seed.
-    """
-    groups: dict[str, list[int]] = {}
-    for place, run in enumerate(runs):
-        if run.method == RANDOM and checked(run):
-            rest = {name: value for name, value in run.options.items() if name != "seed"}
-            groups.setdefault(f"{run.mask} {sorted(rest.items())}", []).append(place)
-    bands: list[Band] = []
-    inside: set[int] = set()
-    for places in groups.values():
-        if len({seed_of(runs[place]) for place in places}) > 1:
-            found = _band([lines[place] for place in places])
-            if found is not None:
-                bands.append(found)
-                inside |= set(places)
-    return bands, [place for place in range(len(runs)) if place not in inside]
-
-
-def _band(lines: Sequence[Line]) -> Band | None:
-    """The band of these lines; None where they share no stretch."""
-    curves = [_measured(line) for line in lines]
-    low = max(shares[0] for shares, _ in curves)
-    high = min(shares[-1] for shares, _ in curves)
-    at = np.unique(np.concatenate([shares for shares, _ in curves]))
-    at = at[(at >= low) & (at <= high)]
-    if not at.size:
-        return None
-    values = np.exp([np.interp(at, shares, logs) for shares, logs in curves])
-    return Band(
-        label=f"{RANDOM}, {len(lines)} seeds",
-        removed=at.tolist(),
-        low=values.min(axis=0).tolist(),
-        median=np.median(values, axis=0).tolist(),
-        high=values.max(axis=0).tolist(),
-    )
-
-
-def _measured(line: Line) -> tuple[np.ndarray, np.ndarray]:
-    """Shares in rising order and the logarithms of the perplexities there, where known."""
-    known = sorted(
-        (share, math.log(value))
-        for share, value in zip(line.removed, line.perplexity, strict=True)
-        if math.isfinite(value) and value > 0
-    )
-    shares, logs = zip(*known, strict=True)
-    return np.array(shares), np.array(logs)
-
-
 def _agreement(
-    runs: Sequence[Trajectory], labels: Sequence[str], whole: int, at: Fraction | None
+    runs: Sequence[Trajectory], lines: Sequence[Line], whole: int, at: Fraction | None
 ) -> Agreement:
+    labels = [line.label for line in lines]
     if at is None:
         gone = min(max(whole - step.parameters for step in run.steps) for run in runs)
         at = Fraction(gone, whole) if whole else Fraction(0)
@@ -339,12 +311,16 @@ def _agreement(
     return Agreement(
         at=at,
         depth=depth,
-        labels=list(labels),
+        labels=labels,
         steps=[step.step for step in steps],
         removed=[_percent(step, whole) for step in steps],
         off=[len(mask) for mask in parsed],
         kv_bytes=[step.kv_bytes_per_token for step in steps],
         perplexity=[step.perplexity for step in steps],
+        values=[
+            line.values[run.steps.index(step)]
+            for run, line, step in zip(runs, lines, steps, strict=True)
+        ],
         masks=masks,
         counted=counted,
         units=[(str(unit), counts[unit]) for unit in forward],

@@ -58,17 +58,18 @@ def forget(kept: Iterable[str]) -> None:
         (folder() / f"{name}.json").unlink(missing_ok=True)
 
 
-def names(*, kind: str = "") -> list[str]:
-    """The saved runs, the newest first; only those of a kind of result, where one is given."""
-    found = [path for path in folder().glob("*.json") if not kind or _is_of(path, kind)]
+def names(*kinds: str) -> list[str]:
+    """The saved runs, the newest first; only those of some kinds of result, where any is given."""
+    found = [path for path in folder().glob("*.json") if not kinds or _is_of(path, kinds)]
     return sorted((path.stem for path in found), reverse=True)
 
 
-def _is_of(path: Path, kind: str) -> bool:
-    """Whether a saved result is of this kind, by its first bytes: `Result.to_json` begins so."""
+def _is_of(path: Path, kinds: tuple[str, ...]) -> bool:
+    """Whether a saved result is of these kinds, by its first bytes: `Result.to_json` begins so."""
     try:
         with path.open("rb") as file:
-            return f'"kind": "{kind}"'.encode() in file.read(100)
+            begins = file.read(100)
+            return any(f'"kind": "{kind}"'.encode() in begins for kind in kinds)
     except OSError:
         return False
 

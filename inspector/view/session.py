@@ -18,7 +18,7 @@ from inspector.units import Mask
 from inspector.view.card import Card
 
 UNDO, HISTORY, UPLOADED = 200, 200, 20
-"""The most masks, rows of the history and uploaded pruning runs that are kept."""
+"""The most masks, rows of the history and uploaded results that are kept."""
 SECTIONS = (
     "map",
     "mask",
@@ -71,7 +71,7 @@ class Session:
     done: list[Mask] = field(default_factory=list)
     colour: str = ""
     results: dict[str, Result] = field(default_factory=dict)
-    uploaded: dict[str, Trajectory] = field(default_factory=dict)  # by the name it is listed under
+    uploaded: dict[str, Result] = field(default_factory=dict)  # by the name it is listed under
     step: int | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
     live: dict[str, Any] = field(default_factory=dict)
@@ -157,18 +157,21 @@ class Session:
         self.errors = {}
         self.touch(*SECTIONS)
 
-    def add_upload(self, name: str, run: Trajectory) -> None:
-        """List an uploaded pruning run beside the saved ones, for as long as the page is kept.
+    def add_upload(self, name: str, run: Result) -> None:
+        """List an uploaded result beside the saved ones, for as long as the page is kept.
 
-        The same order is listed once; another one of that name gets a number. The oldest goes
+        The same is listed once; another one of that name gets a number. The oldest goes
         when there are too many.
         """
 
-        def order(of: Trajectory) -> list[Any]:
+        def content(of: Result) -> Any:
+            if not isinstance(of, Trajectory):
+                return of.dumps()
+            # Another tool's order is read at another time whenever it is dropped.
             return [of.method, *((step.mask, str(step.perplexity)) for step in of.steps)]
 
         listed, number = name, 1
-        while listed in self.uploaded and order(self.uploaded[listed]) != order(run):
+        while listed in self.uploaded and content(self.uploaded[listed]) != content(run):
             number += 1
             listed = f"{name} ({number})"
         others = [each for each in self.uploaded.items() if each[0] != listed]

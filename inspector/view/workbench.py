@@ -380,9 +380,9 @@ class Workbench:
         if bundled_file() is not None:
             threading.Thread(target=size_of, args=(BUNDLED,), daemon=True).start()
 
-    def saved(self, session: Session, *, kind: str = "") -> list[str]:
-        """The runs that this page may see, the newest first; of one kind of result, or all."""
-        found = runs.names(kind=kind)
+    def saved(self, session: Session, *kinds: str) -> list[str]:
+        """The runs that this page may see, the newest first; of some kinds of result, or all."""
+        found = runs.names(*kinds)
         return [name for name in found if not self.public or name in session.own_runs]
 
 

@@ -107,7 +107,7 @@ def test_what_cannot_be_compared_is_one_sentence(
         ([runs[0]], "choose two pruning runs or more"),
         ([runs[0], other], "different models (dtype: float32 and bfloat16)"),
         ([runs[0], cut], "different texts (length: 32 and 64)"),
-        ([runs[0], sweep], "is no pruning run but a scores"),
+        ([runs[0], sweep], "is no pruning run and no check of a mask but a scores"),
         ([runs[0], "absent.json"], "cannot read absent.json"),
         ([*runs[:2], "--at", "99%"], "choose a smaller share"),
         ([*runs[:2], "--at", "some"], "--at takes a share such as 10% or 0.1"),

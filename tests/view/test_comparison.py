@@ -23,7 +23,9 @@ from inspector.measure.methods import METHODS, NO_TEXT
 from inspector.measure.pruning import prune
 from inspector.model.loaded import LoadedModel
 from inspector.results.base import Provenance
+from inspector.results.checks import Benchmark, Perplexity, Speed, SpeedRun, TaskScore
 from inspector.results.comparison import Comparison, compare, overlap
+from inspector.results.measures import OWN, measures
 from inspector.results.remarks import TEXTLESS
 from inspector.results.trajectory import Step, Trajectory
 from inspector.units import Mask, Unit, all_units
@@ -443,6 +445,136 @@ def test_real_pruned_compare(tiny: LoadedModel, text: Windows) -> None:
         assert run.steps[step].perplexity == value
 
 
+# ---- by checks -----------------------------------------------------------------------------------
+
+
+def bench(mask: str, value: float, *, items: int = 200, **more: Any) -> Benchmark:
+    """Two metrics of a task; the untouched model gets 0.6 and 0.7."""
+    tasks = [
+        TaskScore("arc_easy", "acc", value, 0.03, items, baseline=0.6),
+        TaskScore("arc_easy", "acc_norm", value + 0.1, 0.03, items, baseline=0.7),
+    ]
+    return Benchmark(mask=mask, **{"provenance": MADE, "tasks": tasks, **more})
+
+
+CHECKED = [bench("2.attn", 0.5), bench("0,2.attn", 0.4), bench("1.ffn,2-3.attn", 0.45)]
+ACC = "arc_easy acc, 200 items"
+
+
+def test_runs_are_compared_by_a_check_of_their_steps_masks() -> None:
+    found = compare([ONE, *CHECKED, TWO])
+    assert (found.by, found.higher) == (ACC, True)
+    assert found.choices == (OWN, ACC, "arc_easy acc_norm, 200 items")
+    one, two = found.lines
+    assert one.values == pytest.approx([0.6, math.nan, math.nan, 0.45], nan_ok=True)
+    assert two.values == pytest.approx([0.6, 0.5, 0.4, math.nan], nan_ok=True)
+    assert two.perplexity == compare([ONE, TWO]).lines[1].perplexity
+    assert found.agreement.values == [0.45, 0.4]
+    assert found.standing[-2:] == (ACC, "muted")
+    assert found.agreement.standing(str, own=False)[0][4:] == ["80.0", "0.45", "1.ffn,2-3.attn"]
+    figure = drawn(found)
+    assert figure.layout.yaxis.title.text == ACC and figure.layout.yaxis.type is None
+    assert figure.data[1].connectgaps and list(figure.data[1].y) == [0.6, 0.5, 0.4, None]
+    assert figure.layout.meta["lines"][0] == (
+        f"{ACC}, by the share of all parameters removed. Higher = better"
+    )
+    assert ACC in figure.layout.meta["csv"].splitlines()[0]
+    assert compare([ONE, *CHECKED, TWO], by="perplexity").own
+    assert compare([ONE, *CHECKED, TWO], by="arc_easy acc_norm").agreement.values[0] == 0.55
+
+
+def test_a_band_of_checks_is_interpolated_as_it_is() -> None:
+    checks = [bench("0", 0.5), bench("0-1", 0.3), bench("2-3", 0.2)]
+    (band,) = compare([ONE, *RANDOM[:2], *checks]).bands
+    assert band.removed == pytest.approx([0, 12, 24])
+    assert band.low == pytest.approx([0.6, 0.4, 0.2])
+    assert band.high == pytest.approx([0.6, 0.5, 0.3])
+
+
+def test_what_else_a_mask_is_checked_by() -> None:
+    wiki = {"name": "wiki", "windows": 4, "length": 64}
+    on = Perplexity(
+        provenance=replace(MADE, corpus=wiki),
+        mask="2.attn",
+        perplexity=30.0,
+        nll=math.log(30),
+        tokens=9,
+        length=64,
+        stride=64,
+        baseline={"perplexity": 20.0},
+    )
+    timed = Speed(
+        provenance=MADE,
+        mask="0,2.attn",
+        prompt_length=512,
+        new_tokens=8,
+        batch=2,
+        rounds=1,
+        runs=[SpeedRun(900.0, 7.0)],
+        baseline_runs=[SpeedRun(600.0, 10.0)],
+    )
+    found = measures([on, timed])
+    assert {name: (each.higher, each.values) for name, each in found.items()} == {
+        "perplexity on wiki, 4 x 64 tokens": (False, {"": 20, "2.attn": 30}),
+        "tokens/s of a prompt of 2 x 512 tokens": (True, {"": 600, "0,2.attn": 900}),
+        "ms a step after 2 x 512 tokens": (False, {"": 10, "0,2.attn": 7}),
+    }
+    assert compare([ONE, TWO, on, timed], by="ms").lines[1].values[2] == 7
+    lost = bench("1", 0.5, tasks=[TaskScore("wikitext", "bits_per_byte", 1.2, 0.1, 9)])
+    assert not measures([lost])["wikitext bits_per_byte, 9 items"].higher
+
+
+@pytest.mark.parametrize(
+    ("by", "checks", "message"),
+    [
+        ("arc", CHECKED, "'arc' may be several things: choose one of perplexity; arc_easy acc, "),
+        ("piqa", CHECKED, "nothing measured is called 'piqa': choose one of perplexity; arc_"),
+        ("piqa", [], "choose one of perplexity \\(a saved result of bench, perplexity or speed"),
+        ("", [bench("3", 0.5, tasks=[TaskScore("a", "acc", 0.5, 0, 9)])], "no step of these runs"),
+        (
+            "",
+            [bench("0", 0.5, provenance=replace(MADE, dtype="bfloat16"))],
+            "these runs and a benchmark are of different models \\(dtype: float32 and bfloat16",
+        ),
+    ],
+)
+def test_what_cannot_be_compared_by(by: str, checks: list[Benchmark], message: str) -> None:
+    with pytest.raises(ResultError, match=message):
+        compare([ONE, TWO, *checks], by=by)
+
+
+def test_items_of_another_number_are_another_check() -> None:
+    found = compare([ONE, TWO, CHECKED[0], bench("0,2.attn", 0.9, items=50)])
+    assert found.lines[1].values[2:] == pytest.approx([math.nan, math.nan], nan_ok=True)
+    assert "arc_easy acc, 50 items" in found.choices
+
+
+def test_the_page_offers_the_checks_that_are_there(pages: Pages, tmp_path: Path) -> None:
+    session = pages.bench.session(request("a"))
+    names = keep_all([ONE, TWO, *CHECKED[:2]])
+    updates = pages.fire("run-open", "click", RECORDED)
+    offered = [update["choices"] for update in updates if "choices" in (update or {})]
+    assert [RECORDED, *sorted(names, reverse=True)] in offered
+    file = tmp_path / "arc.json"
+    file.write_text(CHECKED[2].dumps())
+    for _ in range(2):
+        open_file(Wiring(pages.bench), session, str(file))
+    assert list(session.uploaded) == ["file: arc.json"]
+    names.append("file: arc.json")
+    # The field says perplexity for want of anything else: the first check is drawn.
+    *_, standing, _, _, by = pages.fire("compared-go", "click", names, "", OWN)
+    assert (by["value"], by["choices"][:2]) == (ACC, [OWN, ACC])
+    assert standing["value"]["headers"][-2] == ACC
+    # Now it is a choice.
+    *_, by = pages.fire("compared-go", "click", names, "", OWN)
+    assert by["value"] == OWN
+    *_, by = pages.fire("compared-go", "click", names, "", "arc_easy acc_norm, 200 items")
+    assert by["value"] == "arc_easy acc_norm, 200 items"
+    # Without the checks it is none any more.
+    *_, by = pages.fire("compared-go", "click", names[:2], "", "arc_easy acc_norm, 200 items")
+    assert (by["value"], by["choices"]) == (OWN, [OWN])
+
+
 # ---- the page ------------------------------------------------------------------------------------
 
 
@@ -452,16 +584,17 @@ def keep_all(results: Sequence[Trajectory]) -> list[str]:
 
 def test_the_page_compares_saved_runs(pages: Pages) -> None:
     names = keep_all([ONE, TWO, *RANDOM])
-    figure, words, standing, units, pairs = pages.fire("compared-go", "click", names, "")
+    figure, words, standing, units, pairs, by = pages.fire("compared-go", "click", names, "", OWN)
     assert len(figure.data) == 5
     assert words["value"].startswith("At **15 %** of all parameters removed")
-    assert standing["value"][1] == [
+    assert by["choices"] == [OWN]
+    assert standing["value"]["data"][1] == [
         *("blockpruner, perplexity", "2", "15.00", "3 of 8", "2,000", "40", "0,2.attn")
     ]
     assert units["label"] == "Units on which the runs agree"
     assert units["value"][0] == ["2 of 2", 1, "2.attn"]
     assert pairs["value"]["data"][0] == ["finercut, js", "1", "0.2"]
-    found = pages.fire("compared-go", "click", names, "3%")
+    found = pages.fire("compared-go", "click", names, "3%", OWN)
     assert found[1]["value"].startswith("At **3 %**")
     session = pages.bench.session(request("a"))
     assert session.comparison is not None and session.comparison.agreement.steps == [1, 1]
@@ -469,14 +602,14 @@ def test_the_page_compares_saved_runs(pages: Pages) -> None:
 
 def test_the_page_says_what_compare_has_to_say(pages: Pages) -> None:
     names = keep_all([searched(ONE, **WIKI), searched(TWO, name="<b>*c4*"), RANDOM[0]])
-    _, words, standing, units, _ = pages.fire("compared-go", "click", names, "")
+    _, words, standing, units, *_ = pages.fire("compared-go", "click", names, "", OWN)
     first, second, command, last = words["value"].split("\n\n")
     assert first.startswith("**These runs were searched on different texts") and "<b>" not in first
     assert "&#60;b&#62;&#42;c4&#42;" in first
     assert second.startswith("No band of random removals")
     assert command.startswith("```sh\ninspector prune org/model --method random --method-seed 1 ")
     assert last.startswith("At **")
-    assert len(standing["value"]) == 3 and units["value"][0][0].endswith(" of 2")
+    assert len(standing["value"]["data"]) == 3 and units["value"][0][0].endswith(" of 2")
     assert "finercut, js, blockpruner, perplexity; random runs do not count" in units["label"]
 
 
@@ -495,28 +628,28 @@ def test_the_page_says_what_cannot_be_compared(
     pages: Pages, chosen: Any, at: str | None, message: str
 ) -> None:
     with pytest.raises(gr.Error, match=message):
-        pages.fire("compared-go", "click", chosen, at)
+        pages.fire("compared-go", "click", chosen, at, OWN)
     assert pages.bench.session(request("a")).comparison is None
 
 
 def test_a_sweep_is_no_pruning_run(pages: Pages, measured: dict[str, Any]) -> None:
     name = runs.keep(measured["sweep"])
-    with pytest.raises(gr.Error, match="is no pruning run but a scores"):
-        pages.fire("compared-go", "click", [RECORDED, name], "")
+    with pytest.raises(gr.Error, match="is no pruning run and no check of a mask but a scores"):
+        pages.fire("compared-go", "click", [RECORDED, name], "", OWN)
 
 
 def test_on_a_public_server_only_the_pages_own_runs_are_compared(pages: Pages) -> None:
     names = keep_all([ONE, TWO])
     pages.bench.public = True
     with pytest.raises(gr.Error, match="no saved run"):
-        pages.fire("compared-go", "click", names, "")
+        pages.fire("compared-go", "click", names, "", OWN)
     pages.bench.session(request("a")).own_runs.extend(names)
-    assert pages.fire("compared-go", "click", names, "")[0].data
+    assert pages.fire("compared-go", "click", names, "", OWN)[0].data
 
 
 def test_too_many_runs_are_not_cut_short_in_silence(pages: Pages) -> None:
     with pytest.raises(gr.Error, match=r"42 runs .* 40 is the most .* take 2 out"):
-        pages.fire("compared-go", "click", [RECORDED] * 42, "")
+        pages.fire("compared-go", "click", [RECORDED] * 42, "", OWN)
 
 
 def test_uploaded_runs_are_compared_with_saved_ones(pages: Pages, tmp_path: Path) -> None:
@@ -533,7 +666,7 @@ def test_uploaded_runs_are_compared_with_saved_ones(pages: Pages, tmp_path: Path
     updates = pages.fire("run-open", "click", RECORDED)
     offered = [update["choices"] for update in updates if "choices" in (update or {})]
     assert [RECORDED, *reversed(names), saved] in offered
-    found = pages.fire("compared-go", "click", [saved, *names], "")
+    found = pages.fire("compared-go", "click", [saved, *names], "", OWN)
     assert [line.name for line in found[0].data] == [
         line.label for line in compare([ONE, TWO, RANDOM[0]]).lines
     ]
@@ -556,8 +689,8 @@ def test_an_order_of_another_tool_is_compared_with_a_run(
     file = tmp_path / "order.json"
     file.write_text('{"1": [["mlp", 2]], "2": [["mha", 1], ["mlp", 2]]}')
     open_file(Wiring(ready_pages.bench), session, str(file))
-    found = ready_pages.fire("compared-go", "click", [name, "file: order.json"], "")
-    assert found[0] is not None and len(found[2]["value"]) == 2
+    found = ready_pages.fire("compared-go", "click", [name, "file: order.json"], "", OWN)
+    assert found[0] is not None and len(found[2]["value"]["data"]) == 2
 
 
 def test_only_so_many_uploaded_runs_are_kept(pages: Pages) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gradio as gr
@@ -12,7 +12,8 @@ import gradio as gr
 from inspector.errors import ResultError
 from inspector.measure.budget import percent, share
 from inspector.results.base import Result
-from inspector.results.comparison import NO_BAND, STANDING, Agreement, Comparison, compare
+from inspector.results.comparison import NO_BAND, Agreement, Comparison, comparable, compare
+from inspector.results.measures import OWN, measures
 from inspector.results.trajectory import Trajectory
 from inspector.view.figures.comparison import comparison
 from inspector.view.plot import Plot
@@ -27,7 +28,8 @@ MOST = 40
 AGREE = ("off in", "units", "which")
 ABOUT = (
     "### Compare\nPruning runs of one model, by the share of parameters removed. Random runs of "
-    "several seeds are drawn as a band."
+    "several seeds are drawn as a band. Add benchmarks, perplexities or speeds of masks of their "
+    "steps, and the runs can be compared by these, too."
 )
 
 
@@ -39,10 +41,17 @@ def build(wiring: Wiring, find: Find) -> gr.Dropdown:
             [],
             value=[],
             multiselect=True,
-            label="Pruning runs",
+            label="Pruning runs, and checks of their masks",
             scale=3,
             min_width=260,
             elem_id="compared-runs",
+        )
+        by = gr.Dropdown(
+            [OWN],
+            value=OWN,
+            label="By",
+            min_width=190,
+            elem_id="compared-by",
         )
         at = gr.Textbox(
             label="Tables at, % removed",
@@ -53,53 +62,63 @@ def build(wiring: Wiring, find: Find) -> gr.Dropdown:
         go = gr.Button("Compare", variant="primary", scale=0, min_width=110, elem_id="compared-go")
     plot = Plot(empty="Choose two runs or more.", elem_id="comparison")
     words = gr.Markdown(elem_id="compared-words", visible=False)
-    standing = _table("standing", ["run", *STANDING])
+    standing = _table("standing", ["run"])
     units = _table("agreement", list(AGREE), "Units on which the runs agree")
     pairs = _table("overlap", [""])
-    outputs = [plot, words, standing, units, pairs]
+    outputs = [plot, words, standing, units, pairs, by]
     wiring.section("comparison", outputs, draw)
 
-    def act(session: Session, chosen: list[str] | None, wanted: str | None) -> None:
+    def act(
+        session: Session, chosen: list[str] | None, wanted: str | None, check: str | None
+    ) -> None:
         chosen = chosen or []
         if len(chosen) > MOST:
             raise ResultError(
                 f"{len(chosen)} runs are chosen, and {MOST} is the most in one comparison: take "
                 f"{len(chosen) - MOST} out."
             )
-        runs = [trajectory(find(session, name), name) for name in chosen]
-        session.comparison = compare(runs, at=share((wanted or "").strip() or None, "this field"))
+        found = [comparable(find(session, name), name) for name in chosen]
+        session.comparison = compare(
+            found,
+            at=share((wanted or "").strip() or None, "this field"),
+            by=_by(session.comparison, found, check or ""),
+        )
         session.touch("comparison")
 
-    wiring.on(go.click, act, [names, at], redraw=["comparison"])
+    wiring.on(go.click, act, [names, at, by], redraw=["comparison"])
     return names
 
 
-def trajectory(result: Result, name: str) -> Trajectory:
-    """The result, if it is a pruning run.
+def _by(last: Comparison | None, found: Sequence[Result], asked: str) -> str:
+    """What to compare by: what was asked for, or the first check where checks have just come.
 
-    Raises:
-        ResultError: it is not.
+    A check that was chosen and has gone is no choice any more.
     """
-    if not isinstance(result, Trajectory):
-        raise ResultError(f"{name} is no pruning run but a {result.kind}: leave it out.")
-    return result
+    known = measures([each for each in found if not isinstance(each, Trajectory)])
+    offered = last.choices if last else (OWN,)
+    if asked not in (OWN, *known) or (asked == OWN and offered == (OWN,)):
+        return ""
+    return asked
 
 
 def draw(session: Session) -> list[Any]:
     """The figure, and the tables of the runs at equal parameters, the units and the overlap."""
     found = session.comparison
     if found is None:
-        return [None, *(gr.update(visible=False) for _ in range(4))]
+        return [None, *(gr.update(visible=False) for _ in range(4)), gr.skip()]
     where = found.agreement
     return [
         comparison(found),
         gr.update(value=described(found), visible=True),
-        gr.update(value=_standing(where), visible=True),
+        gr.update(
+            value={"headers": ["run", *found.standing], "data": _standing(found)}, visible=True
+        ),
         gr.update(value=_units(where), label=where.agreeing(where.labels), visible=True),
         gr.update(
             value={"headers": ["overlap, 0 to 1", *where.labels], "data": _pairs(where)},
             visible=True,
         ),
+        gr.update(choices=list(found.choices), value=found.by),
     ]
 
 
@@ -138,8 +157,9 @@ def _table(name: str, headers: list[str], label: str = "") -> gr.Dataframe:
     )
 
 
-def _standing(where: Agreement) -> list[list[str]]:
-    rows = zip(where.labels, where.standing(_number), strict=True)
+def _standing(found: Comparison) -> list[list[str]]:
+    where = found.agreement
+    rows = zip(where.labels, where.standing(_number, found.own), strict=True)
     return [[label, *row] for label, row in rows]
 
 

@@ -16,6 +16,7 @@ from inspector.measure.foreign.runs import as_run
 from inspector.measure.metrics import metric_named
 from inspector.results.base import Result
 from inspector.results.files import from_json
+from inspector.results.measures import CHECKS
 from inspector.results.scores import Scores, Similarity
 from inspector.results.trajectory import Trajectory
 from inspector.units import Mask, all_units
@@ -72,8 +73,8 @@ def build(wiring: Wiring) -> None:
     cut_off.build(wiring)
     several = compared.build(wiring, lambda session, run: find(wiring, session, run))
 
-    def choices(session: Session, kind: str = "") -> list[str]:
-        return [RECORDED, *reversed(session.uploaded), *bench.saved(session, kind=kind)]
+    def choices(session: Session, *kinds: str) -> list[str]:
+        return [RECORDED, *reversed(session.uploaded), *bench.saved(session, *kinds)]
 
     def draw(session: Session) -> list[Any]:
         opened = session.results.get("opened")
@@ -83,7 +84,7 @@ def build(wiring: Wiring) -> None:
             facts = {"kind": opened.kind, "mask": opened.mask, **made.__dict__}
         return [
             gr.update(choices=choices(session)),
-            gr.update(choices=choices(session, Trajectory.kind)),
+            gr.update(choices=choices(session, Trajectory.kind, *CHECKS)),
             gr.update(value=facts, visible=facts is not None),
             made.command if made else "",
         ]
@@ -181,7 +182,7 @@ def open_file(wiring: Wiring, session: Session, path: str) -> None:
         session.set_mask(found)
         return
     show(wiring, session, found)
-    if isinstance(found, Trajectory):
+    if found.kind in (Trajectory.kind, *CHECKS):
         session.add_upload(f"{UPLOAD}{Path(path).name}", found)
 
 
