@@ -251,6 +251,7 @@ def damaged(kind: str, **changes: Any) -> dict[str, Any]:
     ("data", "message"),
     [
         (None, "not a saved result: its kind is none of similarity, scores, trajectory"),
+        ({"kind": ["scores"]}, "not a saved result: its kind is none of"),
         ([], "not a saved result"),
         ({}, "not a saved result"),
         ({"kind": "picture"}, "not a saved result"),

@@ -32,7 +32,7 @@ def from_json(data: Any) -> Result:
         ResultError: not a saved result, of a newer format, or damaged.
     """
     kind = data.get("kind") if isinstance(data, dict) else None
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise ResultError(f"not a saved result: its kind is none of {', '.join(KINDS)}.")
     if data.get("format") != FORMAT:
         raise ResultError(

@@ -56,8 +56,9 @@ def bands(
     Runs belong together that differ in nothing but the seed.
     """
     groups: dict[str, list[int]] = {}
+    least = -math.inf if higher else 0
     for place, run in enumerate(runs):
-        if run.method == RANDOM and any(map(math.isfinite, lines[place].values)):
+        if run.method == RANDOM and len(_measured(lines[place], least)[0]):
             rest = {name: value for name, value in run.options.items() if name != "seed"}
             groups.setdefault(f"{run.mask} {sorted(rest.items())}", []).append(place)
     drawn: list[Band] = []
@@ -77,7 +78,7 @@ def _band(lines: Sequence[Line], higher: bool) -> Band | None:
     What is better the lower it is, such as a perplexity, grows by factors: between two steps it is
     interpolated in its logarithm.
     """
-    curves = [_measured(line) for line in lines]
+    curves = [_measured(line, -math.inf if higher else 0) for line in lines]
     low = max(shares[0] for shares, _ in curves)
     high = min(shares[-1] for shares, _ in curves)
     at = np.unique(np.concatenate([shares for shares, _ in curves]))
@@ -95,12 +96,12 @@ def _band(lines: Sequence[Line], higher: bool) -> Band | None:
     )
 
 
-def _measured(line: Line) -> tuple[np.ndarray, np.ndarray]:
+def _measured(line: Line, above: float) -> tuple[np.ndarray, np.ndarray]:
     """Shares in rising order and the values there, where known."""
     known = sorted(
         (share, value)
         for share, value in zip(line.removed, line.values, strict=True)
-        if math.isfinite(value)
+        if math.isfinite(value) and value > above
     )
-    shares, values = zip(*known, strict=True)
+    shares, values = zip(*known, strict=True) if known else ((), ())
     return np.array(shares), np.array(values)

@@ -16,7 +16,7 @@ OWN = "perplexity"
 CHECKS = (Benchmark.kind, Perplexity.kind, Speed.kind)
 """Kinds of results that say something of one mask."""
 
-LOSSES = ("perplexity", "byte_perplexity", "bits_per_byte", "word_perplexity")
+LOSSES = ("perplexity", "byte_perplexity", "bits_per_byte", "word_perplexity", "brier_score")
 """Metrics of tasks that are better the lower they are."""
 
 
@@ -39,11 +39,18 @@ def measures(checks: Sequence[Result]) -> dict[str, Measure]:
     Where two checks measure one quantity of one mask, the later one counts.
 
     Raises:
-        ResultError: a result is no check.
+        ResultError: a result is no check, or two are on texts of one name that are not the same.
     """
     found: dict[str, Measure] = {}
+    texts: dict[str, str] = {}
     for check in checks:
         for name, higher, here, untouched in _quantities(check):
+            here_on = str(check.provenance.corpus.get("sha256", ""))
+            if texts.setdefault(name, here_on) != here_on:
+                raise ResultError(
+                    f"{name} was measured on two texts that are called so (sha256 {texts[name]} "
+                    f"and {here_on}): leave the checks on one of them out."
+                )
             values = found.setdefault(name, Measure(name, higher)).values
             for mask, value in (("", untouched), (check.mask, here)):
                 if math.isfinite(value):
@@ -85,6 +92,9 @@ def _quantities(check: Result) -> list[tuple[str, bool, float, float]]:
     if isinstance(check, Perplexity):
         text = check.provenance.corpus
         name = f"perplexity on {text.get('name')}, {text.get('windows')} x {check.length} tokens"
+        for field, usual in (("stride", check.length), ("seed", None)):
+            if text.get(field) not in (usual, None):
+                name += f", {field} {text.get(field)}"
         return [(name, False, check.perplexity, check.baseline.get("perplexity", math.nan))]
     if isinstance(check, Speed):
         size = f"{check.batch} x {check.prompt_length} tokens"

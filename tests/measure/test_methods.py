@@ -20,9 +20,11 @@ from inspector.measure.methods import METHODS, WAYS, method_named, scores, windo
 from inspector.measure.methods.choices import choices, stretches
 from inspector.measure.methods.goals import SCORES
 from inspector.measure.methods.search import Search, lowest
+from inspector.measure.methods.taylor import windows_at_once
 from inspector.measure.metrics import METRICS
 from inspector.measure.perplexity import perplexity
 from inspector.measure.pruning import prune
+from inspector.model import replay
 from inspector.model.loaded import LoadedModel
 from inspector.model.loading import load
 from inspector.results.trajectory import Trajectory
@@ -470,6 +472,29 @@ def test_taylor_leaves_the_model_as_it_was(dtype: str) -> None:
         assert weight.grad is None
         assert not weight.requires_grad
     assert [w.data_ptr() for w in loaded.model.parameters()] == places
+
+
+def test_taylor_of_a_long_text_holds_a_bounded_part_of_it(
+    llama: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gradients of the portions are summed before the absolute value."""
+    portions: list[int] = []
+    real = replay.record
+
+    def record(loaded: LoadedModel, ids: torch.Tensor) -> Any:
+        portions.append(len(ids))
+        return real(loaded, ids)
+
+    monkeypatch.setattr(replay, "record", record)
+    for count in (30, 90):
+        portions.clear()
+        windows = plain.text(llama, count, LENGTH)
+        run = prune(llama, windows, llama.empty(), method="taylor", remove=2)
+        agrees(run, PLANS["taylor"](llama, windows.ids, 2))
+        most = windows_at_once(llama, LENGTH)
+        assert max(portions) == most < 30 and sum(portions) == count
+        streams = (llama.depth + 1) * most * LENGTH * 64
+        assert streams <= sum(weight.numel() for weight in llama.layers.parameters())
 
 
 @pytest.mark.parametrize("method", ["shortgpt", "llm-drop-joint", "angular", "taylor", "bi-flat"])

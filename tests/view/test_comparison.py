@@ -520,6 +520,12 @@ def test_what_else_a_mask_is_checked_by() -> None:
         "ms a step after 2 x 512 tokens": (False, {"": 10, "0,2.attn": 7}),
     }
     assert compare([ONE, TWO, on, timed], by="ms").lines[1].values[2] == 7
+    text = {**wiki, "stride": 32, "seed": 3}
+    (name,) = measures([replace(on, provenance=replace(MADE, corpus=text))])
+    assert name == "perplexity on wiki, 4 x 64 tokens, stride 32, seed 3"
+    changed = replace(on, provenance=replace(MADE, corpus={**wiki, "sha256": "bb"}))
+    with pytest.raises(ResultError, match="on two texts that are called so"):
+        measures([on, changed])
     lost = bench("1", 0.5, tasks=[TaskScore("wikitext", "bits_per_byte", 1.2, 0.1, 9)])
     assert not measures([lost])["wikitext bits_per_byte, 9 items"].higher
 

@@ -1,8 +1,10 @@
 """What each layer's weights are worth to the loss, to first order: one pass forward and one back.
 
 The pass goes layer by layer over all windows, so that the gradients of one layer exist at a time
-and are used up at once. Everything is in fp32: one layer's weights, and those outside the layers,
-are put in the place of narrower ones for as long as they are needed.
+and are used up at once. A text whose streams would take more than the gradients of all layers comes
+in portions, and these gradients are kept in main memory and summed: the peak does not grow with the
+text. Everything is in fp32: one layer's weights, and those outside the layers, are put in the place
+of narrower ones for as long as they are needed.
 """
 
 from __future__ import annotations
@@ -45,34 +47,63 @@ def taylor(
         _in_fp32(_outside(loaded)),
         mute_units(loaded, mask),
     ):
-        entering, calls = replay.record(loaded, windows.ids)
-        streams = [entering]
+        found = [0.0] * loaded.depth
+        totals: dict[int, list[torch.Tensor]] = {}
+        portions = windows.ids.split(windows_at_once(loaded, windows.ids.shape[1]))
         steps = 2 * loaded.depth + 1
-        for layer in range(loaded.depth):
-            progress(layer, steps, NOTE)
-            here = loaded.layers[layer]
-            with loaded.held(here.modules(), whole=True), _in_fp32(here.parameters()):
-                parts = [
-                    replay.run_layer(loaded, layer, streams[-1][first : first + len(ids)], calls)
-                    for first, ids in groups(windows.ids)
-                ]
-            streams.append(torch.cat(parts))
-        progress(loaded.depth, steps, NOTE)
-        back = _loss_gradient(loaded, streams.pop(), windows.ids)
-        found = []
-        for layer in reversed(range(loaded.depth)):
-            progress(steps - 1 - layer, steps, NOTE)
-            here = loaded.layers[layer]
-            with loaded.held(here.modules(), whole=True):
-                weights = layer_parameters(loaded, layer, mask)
-                with _in_fp32(here.parameters(), gradients=weights):
-                    back, sums = _layer_gradients(
-                        loaded, layer, streams.pop(), back, calls, weights
-                    )
-                    pairs = zip(weights, sums, strict=True)
-                    worth = [(weight.detach() * by).abs().sum() for weight, by in pairs]
-            found.append(float(torch.stack(worth).sum()))
-    return found[::-1]
+        for number, ids in enumerate(portions, start=1):
+            done = (number - 1) * steps
+            entering, calls = replay.record(loaded, ids)
+            streams = [entering]
+            for layer in range(loaded.depth):
+                progress(done + layer, len(portions) * steps, NOTE)
+                here = loaded.layers[layer]
+                with loaded.held(here.modules(), whole=True), _in_fp32(here.parameters()):
+                    parts = [
+                        replay.run_layer(loaded, layer, streams[-1][at : at + len(rows)], calls)
+                        for at, rows in groups(ids)
+                    ]
+                streams.append(torch.cat(parts))
+            progress(done + loaded.depth, len(portions) * steps, NOTE)
+            back = _loss_gradient(loaded, streams.pop(), ids) * (len(ids) / len(windows.ids))
+            for layer in reversed(range(loaded.depth)):
+                progress(done + steps - 1 - layer, len(portions) * steps, NOTE)
+                here = loaded.layers[layer]
+                with loaded.held(here.modules(), whole=True):
+                    weights = layer_parameters(loaded, layer, mask)
+                    with _in_fp32(here.parameters(), gradients=weights):
+                        back, sums = _layer_gradients(
+                            loaded, layer, streams.pop(), back, calls, weights
+                        )
+                        if len(portions) > 1:
+                            sums = _summed(totals, layer, sums)
+                        if number == len(portions):
+                            found[layer] = _worth(weights, sums)
+    return found
+
+
+def windows_at_once(loaded: LoadedModel, length: int) -> int:
+    """How many windows' streams take no more than the gradients of all layers do, at least 1."""
+    weights = sum(weight.numel() for weight in loaded.layers.parameters())
+    width = loaded.model.config.get_text_config().hidden_size
+    return max(1, weights // ((loaded.depth + 1) * length * width))
+
+
+def _summed(
+    totals: dict[int, list[torch.Tensor]], layer: int, sums: list[torch.Tensor]
+) -> list[torch.Tensor]:
+    """The layer's gradients over all portions so far, which `totals` keeps in main memory."""
+    here = [each.cpu() for each in sums]
+    before = totals.get(layer)
+    totals[layer] = (
+        here if before is None else [a.add_(b) for a, b in zip(before, here, strict=True)]
+    )
+    return [total.to(each.device) for total, each in zip(totals[layer], sums, strict=True)]
+
+
+def _worth(weights: list[nn.Parameter], gradients: list[torch.Tensor]) -> float:
+    pairs = zip(weights, gradients, strict=True)
+    return float(torch.stack([(weight.detach() * by).abs().sum() for weight, by in pairs]).sum())
 
 
 def layer_parameters(loaded: LoadedModel, layer: int, mask: Mask) -> list[nn.Parameter]:
