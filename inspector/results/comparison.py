@@ -188,6 +188,15 @@ def comparable(result: Result, name: str) -> Result:
     return result
 
 
+def fits(check: Result, runs: Sequence[Trajectory]) -> bool:
+    """Whether it is of the first run's model, and of the mask of a step of any of the runs."""
+    if not runs or any(
+        getattr(check.provenance, field) != getattr(runs[0].provenance, field) for field in MODEL
+    ):
+        return False
+    return any(step.mask == check.mask for run in runs for step in run.steps)
+
+
 def overlap(mask: str, other: str, depth: int) -> float:
     """The Jaccard index of two masks: shared units over the units of either; NaN for none."""
     here, there = Mask.parse(mask, depth).muted, Mask.parse(other, depth).muted

@@ -555,29 +555,28 @@ def test_items_of_another_number_are_another_check() -> None:
     assert "arc_easy acc, 50 items" in found.choices
 
 
-def test_the_page_offers_the_checks_that_are_there(pages: Pages, tmp_path: Path) -> None:
+def test_the_page_finds_the_checks_of_the_runs_masks(pages: Pages, tmp_path: Path) -> None:
     session = pages.bench.session(request("a"))
-    names = keep_all([ONE, TWO, *CHECKED[:2]])
-    updates = pages.fire("run-open", "click", RECORDED)
-    offered = [update["choices"] for update in updates if "choices" in (update or {})]
-    assert [RECORDED, *sorted(names, reverse=True)] in offered
+    names, other = keep_all([ONE, TWO]), replace(MADE, dtype="bfloat16")
+    keep_all([bench("3", 0.9), bench("0,2.attn", 0.9, provenance=other), CHECKED[1]])
+    (runs.folder() / "torn.json").write_text('{"kind": "benchmark", "ma')
     file = tmp_path / "arc.json"
     file.write_text(CHECKED[2].dumps())
     for _ in range(2):
         open_file(Wiring(pages.bench), session, str(file))
     assert list(session.uploaded) == ["file: arc.json"]
-    names.append("file: arc.json")
-    # The field says perplexity for want of anything else: the first check is drawn.
+    updates = pages.fire("run-open", "click", RECORDED)
+    offered = [update["choices"] for update in updates if "choices" in (update or {})]
+    assert [RECORDED, *sorted(names, reverse=True)] in offered
     *_, standing, _, _, by = pages.fire("compared-go", "click", names, "", OWN)
-    assert (by["value"], by["choices"][:2]) == (ACC, [OWN, ACC])
-    assert standing["value"]["headers"][-2] == ACC
-    # Now it is a choice.
-    *_, by = pages.fire("compared-go", "click", names, "", OWN)
-    assert by["value"] == OWN
-    *_, by = pages.fire("compared-go", "click", names, "", "arc_easy acc_norm, 200 items")
-    assert by["value"] == "arc_easy acc_norm, 200 items"
-    # Without the checks it is none any more.
-    *_, by = pages.fire("compared-go", "click", names[:2], "", "arc_easy acc_norm, 200 items")
+    assert (by["value"], by["choices"]) == (OWN, [OWN, ACC, "arc_easy acc_norm, 200 items"])
+    *_, standing, _, _, by = pages.fire("compared-by", "input", names, "", ACC)
+    assert by["value"] == ACC and standing["value"]["headers"][-2] == ACC
+    assert [row[-2] for row in standing["value"]["data"]] == ["0.45", "0.4"]
+    # Without the runs that were checked it is no choice any more.
+    runs.forget(runs.names("benchmark"))
+    session.uploaded.clear()
+    *_, by = pages.fire("compared-go", "click", names, "", ACC)
     assert (by["value"], by["choices"]) == (OWN, [OWN])
 
 
@@ -640,7 +639,7 @@ def test_the_page_says_what_cannot_be_compared(
 
 def test_a_sweep_is_no_pruning_run(pages: Pages, measured: dict[str, Any]) -> None:
     name = runs.keep(measured["sweep"])
-    with pytest.raises(gr.Error, match="is no pruning run and no check of a mask but a scores"):
+    with pytest.raises(gr.Error, match="is no pruning run but a scores"):
         pages.fire("compared-go", "click", [RECORDED, name], "", OWN)
 
 

@@ -12,7 +12,7 @@ import gradio as gr
 from inspector.errors import ResultError
 from inspector.measure.budget import percent, share
 from inspector.results.base import Result
-from inspector.results.comparison import NO_BAND, Agreement, Comparison, comparable, compare
+from inspector.results.comparison import NO_BAND, Agreement, Comparison, compare, fits
 from inspector.results.measures import OWN, measures
 from inspector.results.trajectory import Trajectory
 from inspector.view.figures.comparison import comparison
@@ -25,23 +25,29 @@ Find = Callable[[Session, str | None], Result]
 MOST = 40
 """The most runs in one comparison."""
 
+CHECKED = 200
+"""The most checks that are looked through, the newest first."""
+
 AGREE = ("off in", "units", "which")
 ABOUT = (
     "### Compare\nPruning runs of one model, by the share of parameters removed. Random runs of "
-    "several seeds are drawn as a band. Add benchmarks, perplexities or speeds of masks of their "
-    "steps, and the runs can be compared by these, too."
+    "several seeds are drawn as a band. Where masks of their steps have been checked, by a "
+    "benchmark, say, the runs can be compared by that, too."
 )
 
 
-def build(wiring: Wiring, find: Find) -> gr.Dropdown:
-    """Build it into the tab that is open, and wire it; the field whose choices are the runs."""
+def build(wiring: Wiring, find: Find, checks: Callable[[Session], list[str]]) -> gr.Dropdown:
+    """Build it into the tab that is open, and wire it; the field whose choices are the runs.
+
+    `checks` are the names of the checks that a page may see, the newest first.
+    """
     gr.Markdown(ABOUT)
     with gr.Row(equal_height=True):
         names = gr.Dropdown(
             [],
             value=[],
             multiselect=True,
-            label="Pruning runs, and checks of their masks",
+            label="Pruning runs",
             scale=3,
             min_width=260,
             elem_id="compared-runs",
@@ -77,28 +83,44 @@ def build(wiring: Wiring, find: Find) -> gr.Dropdown:
                 f"{len(chosen)} runs are chosen, and {MOST} is the most in one comparison: take "
                 f"{len(chosen) - MOST} out."
             )
-        found = [comparable(find(session, name), name) for name in chosen]
+        runs = [trajectory(find(session, name), name) for name in chosen]
+        known = _checks(find, session, checks(session), runs)
         session.comparison = compare(
-            found,
+            [*runs, *known],
             at=share((wanted or "").strip() or None, "this field"),
-            by=_by(session.comparison, found, check or ""),
+            by=check if check in measures(known) else OWN,
         )
         session.touch("comparison")
 
-    wiring.on(go.click, act, [names, at, by], redraw=["comparison"])
+    for event in (go.click, by.input):
+        wiring.on(event, act, [names, at, by], redraw=["comparison"])
     return names
 
 
-def _by(last: Comparison | None, found: Sequence[Result], asked: str) -> str:
-    """What to compare by: what was asked for, or the first check where checks have just come.
+def trajectory(result: Result, name: str) -> Trajectory:
+    """The result, if it is a pruning run.
 
-    A check that was chosen and has gone is no choice any more.
+    Raises:
+        ResultError: it is not.
     """
-    known = measures([each for each in found if not isinstance(each, Trajectory)])
-    offered = last.choices if last else (OWN,)
-    if asked not in (OWN, *known) or (asked == OWN and offered == (OWN,)):
-        return ""
-    return asked
+    if not isinstance(result, Trajectory):
+        raise ResultError(f"{name} is no pruning run but a {result.kind}: leave it out.")
+    return result
+
+
+def _checks(
+    find: Find, session: Session, names: list[str], runs: Sequence[Trajectory]
+) -> list[Result]:
+    """The results of these names, the oldest first, that check a mask of the runs' steps."""
+    found = []
+    for name in reversed(names[:CHECKED]):
+        try:
+            check = find(session, name)
+        except ResultError:  # a file that cannot be read is no reason to compare nothing
+            continue
+        if fits(check, runs):
+            found.append(check)
+    return found
 
 
 def draw(session: Session) -> list[Any]:

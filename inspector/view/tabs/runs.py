@@ -71,10 +71,12 @@ def build(wiring: Wiring) -> None:
     )
 
     cut_off.build(wiring)
-    several = compared.build(wiring, lambda session, run: find(wiring, session, run))
 
     def choices(session: Session, *kinds: str) -> list[str]:
-        return [RECORDED, *reversed(session.uploaded), *bench.saved(session, *kinds)]
+        kept = [(RECORDED, Trajectory.kind)]
+        kept += [(name, result.kind) for name, result in reversed(session.uploaded.items())]
+        named = [name for name, kind in kept if kind in kinds or not kinds]
+        return [*named, *bench.saved(session, *kinds)]
 
     def draw(session: Session) -> list[Any]:
         opened = session.results.get("opened")
@@ -84,11 +86,16 @@ def build(wiring: Wiring) -> None:
             facts = {"kind": opened.kind, "mask": opened.mask, **made.__dict__}
         return [
             gr.update(choices=choices(session)),
-            gr.update(choices=choices(session, Trajectory.kind, *CHECKS)),
+            gr.update(choices=choices(session, Trajectory.kind)),
             gr.update(value=facts, visible=facts is not None),
             made.command if made else "",
         ]
 
+    several = compared.build(
+        wiring,
+        lambda session, run: find(wiring, session, run),
+        lambda session: choices(session, *CHECKS),
+    )
     wiring.section("runs", [name, several, about, line], draw)
     every = ["similarity", "sweep", "pruning", "check", "map", "runs"]
 
