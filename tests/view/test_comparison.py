@@ -22,7 +22,7 @@ from inspector.measure.corpus import Windows
 from inspector.measure.methods import METHODS, NO_TEXT
 from inspector.measure.pruning import prune
 from inspector.model.loaded import LoadedModel
-from inspector.results.base import Provenance
+from inspector.results.base import Provenance, Result
 from inspector.results.checks import Benchmark, Perplexity, Speed, SpeedRun, TaskScore
 from inspector.results.comparison import Comparison, compare, overlap
 from inspector.results.measures import OWN, measures
@@ -583,7 +583,7 @@ def test_the_page_finds_the_checks_of_the_runs_masks(pages: Pages, tmp_path: Pat
 # ---- the page ------------------------------------------------------------------------------------
 
 
-def keep_all(results: Sequence[Trajectory]) -> list[str]:
+def keep_all(results: Sequence[Result]) -> list[str]:
     return [runs.keep(result) for result in results]
 
 
