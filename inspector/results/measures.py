@@ -68,7 +68,8 @@ def chosen(known: dict[str, Measure], by: str) -> Measure | None:
     """
     if by == OWN or not (by or known):
         return None
-    fits = [name for name in known if name == by] or [name for name in known if name.startswith(by)]
+    whole = [name for name in known if by in (name, name.partition(",")[0])]
+    fits = whole if len(whole) == 1 else [name for name in known if name.startswith(by)]
     if not by or len(fits) == 1:
         return known[fits[0]]
     names = "; ".join([OWN, *(fits or known)])

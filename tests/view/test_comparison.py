@@ -481,6 +481,8 @@ def test_runs_are_compared_by_a_check_of_their_steps_masks() -> None:
     assert ACC in figure.layout.meta["csv"].splitlines()[0]
     assert compare([ONE, *CHECKED, TWO], by="perplexity").own
     assert compare([ONE, *CHECKED, TWO], by="arc_easy acc_norm").agreement.values[0] == 0.55
+    assert compare([ONE, *CHECKED, TWO], by="arc_easy acc").by == ACC
+    assert compare([ONE, *CHECKED, TWO], by=ACC).by == ACC
 
 
 def test_a_band_of_checks_is_interpolated_as_it_is() -> None:
