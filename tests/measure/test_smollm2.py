@@ -242,6 +242,7 @@ def test_every_row_equals_its_definition(fp32: LoadedModel, method: str) -> None
     # A loss added is the difference of two sums that are rounded apart.
     floor = 1e-5 if run.metric == "nll" else 2e-6
     agrees(run, PLANS[method](fp32, few.ids, 2, **budget), floor=floor)
+    assert not any(w.requires_grad or w.grad is not None for w in fp32.model.parameters())
 
 
 def test_block_influence_as_published(fp32: LoadedModel, text: Windows) -> None:
@@ -254,3 +255,15 @@ def test_block_influence_as_published(fp32: LoadedModel, text: Windows) -> None:
         )
         assert plain.differences(ours.steps[1].scores, expected, floor=1e-6) == []
     assert normed["29.ffn"] > 1.3 * influence["29.ffn"]  # the norm makes the last layer look busy
+
+
+def test_whole_layers_by_perplexity(fp32: LoadedModel, text: Windows) -> None:
+    mask = fp32.mask("5-27")  # leaves few layers, for speed
+    ours = prune(fp32, text, mask, method="perplexity-oneshot", remove=2)
+    on = [*range(5), 28, 29]
+    expected = {layer: math.exp(plain_nll(fp32, text, [*mask, *slow.layer(layer)])) for layer in on}
+    first = ours.steps[1]
+    assert plain.differences(first.scores, slow.on_units(expected)) == []
+    order = sorted(on, key=lambda layer: expected[layer])
+    assert ours.removed == [str(each) for layer in order[:2] for each in slow.layer(layer)]
+    assert first.perplexity == first.scores[first.removed[0]]
