@@ -149,7 +149,8 @@ def compare(results: Sequence[Result], *, at: Fraction | None = None, by: str = 
     labels = _labels(runs)
     pairs = zip(runs, labels, strict=True)
     lines = [_line(run, label, whole, measure) for run, label in pairs]
-    if measure is not None and not any(map(math.isfinite, _values(lines))):
+    known_at_all = any(math.isfinite(value) for line in lines for value in line.values)
+    if measure is not None and not known_at_all:
         raise ResultError(
             f"no step of these runs has a mask of which {measure.name} was measured: check the "
             "masks of their steps, of the same model, and add the saved results."
@@ -190,11 +191,17 @@ def comparable(result: Result, name: str) -> Result:
 
 def fits(check: Result, runs: Sequence[Trajectory]) -> bool:
     """Whether it is of the first run's model, and of the mask of a step of any of the runs."""
-    if not runs or any(
-        getattr(check.provenance, field) != getattr(runs[0].provenance, field) for field in MODEL
-    ):
+    if not runs or _apart(check, runs[0]):
         return False
     return any(step.mask == check.mask for run in runs for step in run.steps)
+
+
+def _apart(one: Result, other: Result) -> str:
+    """The first field of `MODEL` in which two results' models differ; empty for one model."""
+    for field in MODEL:
+        if getattr(one.provenance, field) != getattr(other.provenance, field):
+            return field
+    return ""
 
 
 def overlap(mask: str, other: str, depth: int) -> float:
@@ -208,16 +215,14 @@ def _require_alike(runs: Sequence[Trajectory], results: Sequence[Result]) -> Non
         raise ResultError("choose two pruning runs or more to compare.")
     if not all(run.steps for run in runs):
         raise ResultError("a run without a step cannot be compared: leave it out.")
-    first = runs[0].provenance
     for each in results:
-        for field in MODEL:
-            one, other = getattr(first, field), getattr(each.provenance, field)
-            if one != other:
-                kind = "runs" if isinstance(each, Trajectory) else f"runs and a {each.kind}"
-                raise ResultError(
-                    f"these {kind} are of different models ({field}: {one} and {other}): "
-                    "compare what is of one model."
-                )
+        if field := _apart(runs[0], each):
+            one, other = getattr(runs[0].provenance, field), getattr(each.provenance, field)
+            kind = "runs" if isinstance(each, Trajectory) else f"runs and a {each.kind}"
+            raise ResultError(
+                f"these {kind} are of different models ({field}: {one} and {other}): "
+                "compare what is of one model."
+            )
     texts = [run.check_corpus for run in runs if checked(run)]
     for text in texts[1:]:
         if text != texts[0]:
@@ -291,10 +296,6 @@ def _line(run: Trajectory, label: str, whole: int, measure: Measure | None) -> L
 
 def _value(step: Step, measure: Measure | None) -> float:
     return step.perplexity if measure is None else measure.values.get(step.mask, math.nan)
-
-
-def _values(lines: Sequence[Line]) -> list[float]:
-    return [value for line in lines for value in line.values]
 
 
 def _percent(step: Step, whole: int) -> float:

@@ -56,9 +56,8 @@ def bands(
     Runs belong together that differ in nothing but the seed.
     """
     groups: dict[str, list[int]] = {}
-    least = -math.inf if higher else 0
     for place, run in enumerate(runs):
-        if run.method == RANDOM and len(_measured(lines[place], least)[0]):
+        if run.method == RANDOM and len(_measured(lines[place], higher)[0]):
             rest = {name: value for name, value in run.options.items() if name != "seed"}
             groups.setdefault(f"{run.mask} {sorted(rest.items())}", []).append(place)
     drawn: list[Band] = []
@@ -78,7 +77,7 @@ def _band(lines: Sequence[Line], higher: bool) -> Band | None:
     What is better the lower it is, such as a perplexity, grows by factors: between two steps it is
     interpolated in its logarithm.
     """
-    curves = [_measured(line, -math.inf if higher else 0) for line in lines]
+    curves = [_measured(line, higher) for line in lines]
     low = max(shares[0] for shares, _ in curves)
     high = min(shares[-1] for shares, _ in curves)
     at = np.unique(np.concatenate([shares for shares, _ in curves]))
@@ -96,12 +95,12 @@ def _band(lines: Sequence[Line], higher: bool) -> Band | None:
     )
 
 
-def _measured(line: Line, above: float) -> tuple[np.ndarray, np.ndarray]:
-    """Shares in rising order and the values there, where known."""
+def _measured(line: Line, higher: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Shares in rising order and the values there, where known and, for a logarithm, above 0."""
     known = sorted(
         (share, value)
         for share, value in zip(line.removed, line.values, strict=True)
-        if math.isfinite(value) and value > above
+        if math.isfinite(value) and (higher or value > 0)
     )
     shares, values = zip(*known, strict=True) if known else ((), ())
     return np.array(shares), np.array(values)

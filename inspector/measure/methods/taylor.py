@@ -10,7 +10,7 @@ of narrower ones for as long as they are needed.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -52,22 +52,15 @@ def taylor(
         portions = windows.ids.split(windows_at_once(loaded, windows.ids.shape[1]))
         steps = 2 * loaded.depth + 1
         for number, ids in enumerate(portions, start=1):
-            done = (number - 1) * steps
-            entering, calls = replay.record(loaded, ids)
-            streams = [entering]
-            for layer in range(loaded.depth):
-                progress(done + layer, len(portions) * steps, NOTE)
-                here = loaded.layers[layer]
-                with loaded.held(here.modules(), whole=True), _in_fp32(here.parameters()):
-                    parts = [
-                        replay.run_layer(loaded, layer, streams[-1][at : at + len(rows)], calls)
-                        for at, rows in groups(ids)
-                    ]
-                streams.append(torch.cat(parts))
-            progress(done + loaded.depth, len(portions) * steps, NOTE)
+
+            def tick(step: int, before: int = (number - 1) * steps) -> None:
+                progress(before + step, len(portions) * steps, NOTE)
+
+            streams, calls = _forward(loaded, ids, tick)
+            tick(loaded.depth)
             back = _loss_gradient(loaded, streams.pop(), ids) * (len(ids) / len(windows.ids))
             for layer in reversed(range(loaded.depth)):
-                progress(done + steps - 1 - layer, len(portions) * steps, NOTE)
+                tick(steps - 1 - layer)
                 here = loaded.layers[layer]
                 with loaded.held(here.modules(), whole=True):
                     weights = layer_parameters(loaded, layer, mask)
@@ -80,6 +73,24 @@ def taylor(
                         if number == len(portions):
                             found[layer] = _worth(weights, sums)
     return found
+
+
+def _forward(
+    loaded: LoadedModel, ids: torch.Tensor, tick: Callable[[int], None]
+) -> tuple[list[torch.Tensor], replay.Calls]:
+    """What enters each layer and what leaves the last, [W, T, H] each; `tick` hears the layers."""
+    entering, calls = replay.record(loaded, ids)
+    streams = [entering]
+    for layer in range(loaded.depth):
+        tick(layer)
+        here = loaded.layers[layer]
+        with loaded.held(here.modules(), whole=True), _in_fp32(here.parameters()):
+            parts = [
+                replay.run_layer(loaded, layer, streams[-1][at : at + len(rows)], calls)
+                for at, rows in groups(ids)
+            ]
+        streams.append(torch.cat(parts))
+    return streams, calls
 
 
 def windows_at_once(loaded: LoadedModel, length: int) -> int:
