@@ -1,39 +1,93 @@
 """Streams that a search comes back to, again and again over the same text.
 
 From step to step only what follows the change differs: what enters the layers before it stays the
-same, and the untouched model's streams do so for the whole search.
+same, with and without a candidate, and the untouched model's streams do so for the whole search.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 
 from inspector.measure.scoring import through, untouched
 from inspector.model.loaded import LoadedModel
 from inspector.model.replay import record
-from inspector.units import Mask
+from inspector.units import Mask, Unit
+
+Candidate = tuple[Unit, ...]
+"""What is muted together: a unit, or all that is on of a layer."""
 
 KEPT_BYTES = 1 << 28
-"""Bound on what is kept by default: 57 windows of 128 tokens of a bf16 model of 30 x 576."""
+"""Bound on the trunks and untouched streams that are kept by default: 57 windows of 128 tokens of a
+bf16 model of 30 x 576."""
+
+BRANCH_BYTES = 1 << 30
+"""Bound on the candidates' branches that are kept besides: of that model and 60 candidates, at
+every second layer, 2,071 tokens."""
+
+STRIDE = 2
+"""A branch is kept at every so many layers; at fewer where the bound is too small for the text, but
+at three at least."""
+
+
+class Room:
+    """Bytes taken, out of a bound."""
+
+    def __init__(self, bound: int) -> None:
+        self.bound, self.bytes = bound, 0
+
+    def take(self, size: int) -> bool:
+        """Whether so many bytes more fit, which are then taken."""
+        fits = self.bytes + size <= self.bound
+        self.bytes += size if fits else 0
+        return fits
+
+
+class Branches:
+    """What enters every so many layers without a candidate, for a few windows [w, T]."""
+
+    def __init__(self, room: Room, stride: int) -> None:
+        self.room, self.stride = room, stride
+        self._streams: dict[Candidate, dict[int, torch.Tensor]] = {}
+
+    def last(self, each: Candidate) -> tuple[int, torch.Tensor] | None:
+        """The last layer before which the candidate's stream is known, and that, [w, T, H]."""
+        known = self._streams.get(each)
+        return max(known.items(), key=lambda item: item[0]) if known else None
+
+    def add(self, each: Candidate, layer: int, stream: torch.Tensor) -> None:
+        """Keep a copy of what enters the layer, [w, T, H], if that is one of them and it fits."""
+        known = self._streams.setdefault(each, {})
+        if layer % self.stride == 0 and layer not in known and self.room.take(stream.nbytes):
+            known[layer] = stream.clone()
+
+    def forget_behind(self, layer: int) -> None:
+        """Forget what has gone through the layer, which is about to change."""
+        for known in self._streams.values():
+            for at in [at for at in known if at > layer]:
+                self.room.bytes -= known.pop(at).nbytes
 
 
 class Trunk:
     """What enters each layer under a mask for a few windows [w, T], computed layer by layer.
 
-    With `keep` each stream stays, else the last one alone. Whoever asks for streams has muted the
-    mask's units.
+    With `branches`, of those candidates that leave it, each stream stays; else the last one alone.
+    Whoever asks for streams has muted the mask's units.
     """
 
-    def __init__(self, loaded: LoadedModel, ids: torch.Tensor, *, keep: bool = False) -> None:
+    def __init__(
+        self, loaded: LoadedModel, ids: torch.Tensor, branches: Branches | None = None
+    ) -> None:
         stream, self.calls = record(loaded, ids)
-        self.loaded, self.keep, self._streams = loaded, keep, {0: stream}
+        self.loaded, self.branches, self._streams = loaded, branches, {0: stream}
 
     def before(self, layer: int) -> torch.Tensor:
         """What enters the layer, or leaves the last one, [w, T, H]; not to be written over."""
         last = max(self._streams)
         while last < layer:
             stream = through(self.loaded, last, self._streams[last], self.calls)
-            if not self.keep:
+            if not self.branches:
                 self._streams.clear()
             last += 1
             self._streams[last] = stream
@@ -42,35 +96,41 @@ class Trunk:
     def end(self) -> torch.Tensor:
         """What leaves the last layer, [w, T, H], for whoever asks to use up."""
         stream = self.before(self.loaded.depth)
-        return stream.clone() if self.keep else stream
+        return stream.clone() if self.branches else stream
 
     def forget_behind(self, layer: int) -> None:
         """Forget what has gone through the layer, which is about to change."""
         self._streams = {at: stream for at, stream in self._streams.items() if at <= layer}
+        if self.branches:
+            self.branches.forget_behind(layer)
 
 
 class Kept:
-    """The trunks and the untouched streams of one text's groups of windows, within a bound.
+    """The trunks with their branches and the untouched streams of one text, within bounds."""
 
-    `bytes` is what they take, once all of a trunk has been asked for.
-    """
-
-    def __init__(self, bound: int = KEPT_BYTES) -> None:
-        """`bound` in bytes; with 0 nothing is kept."""
-        self.bound, self.bytes = bound, 0
+    def __init__(
+        self, bound: int = KEPT_BYTES, *, tokens: int = 0, branch_bound: int = BRANCH_BYTES
+    ) -> None:
+        """Bounds in bytes; with `bound` 0 nothing is kept. `tokens` are those of the whole text."""
+        self.tokens, self._room, self._branch_room = tokens, Room(bound), Room(branch_bound)
         self._mask: Mask | None = None
         self._trunks: dict[tuple[int, int], Trunk] = {}
         self._untouched: dict[tuple[int, int], torch.Tensor] = {}
+
+    @property
+    def bytes(self) -> int:
+        """What it takes, once all of a trunk has been asked for."""
+        return self._room.bytes + self._branch_room.bytes
 
     def trunk(self, loaded: LoadedModel, first: int, ids: torch.Tensor, mask: Mask) -> Trunk:
         """The trunk of windows [w, T] under a mask; `first` is the number of the first window."""
         self._turn_to(mask)
         key = first, len(ids)
         if key not in self._trunks:
-            trunk = Trunk(loaded, ids, keep=self._room(trunk_bytes(loaded, ids)))
-            if not trunk.keep:
-                return trunk
-            self._trunks[key] = trunk
+            if not self._room.take(trunk_bytes(loaded, ids)):
+                return Trunk(loaded, ids)
+            stride = stride_for(loaded, self.tokens, self._branch_room.bound)
+            self._trunks[key] = Trunk(loaded, ids, Branches(self._branch_room, stride))
         return self._trunks[key]
 
     def untouched(self, loaded: LoadedModel, first: int, ids: torch.Tensor) -> torch.Tensor:
@@ -79,7 +139,7 @@ class Kept:
         if key in self._untouched:
             return self._untouched[key]
         found = untouched(loaded, ids)
-        if not loaded.not_replayable and self._room(found.nbytes):
+        if not loaded.not_replayable and self._room.take(found.nbytes):
             self._untouched[key] = found
         return found
 
@@ -90,13 +150,17 @@ class Kept:
                 trunk.forget_behind(first)
         self._mask = mask
 
-    def _room(self, size: int) -> bool:
-        """Whether so many bytes more fit, which are then taken."""
-        fits = self.bytes + size <= self.bound
-        self.bytes += size if fits else 0
-        return fits
-
 
 def trunk_bytes(loaded: LoadedModel, ids: torch.Tensor) -> int:
     """What all streams of a trunk take."""
     return (loaded.depth + 1) * ids.numel() * loaded.stream_bytes
+
+
+def stride_for(loaded: LoadedModel, tokens: int, bound: int) -> int:
+    """From how many layers on one is chosen at which to keep branches of so many tokens.
+
+    A unit in the middle has its stream in half of the layers.
+    """
+    every = len(loaded.toggleable()) * loaded.depth * tokens * loaded.stream_bytes / 2
+    wanted = math.ceil(every / bound) if bound else STRIDE
+    return max(STRIDE, min(wanted, loaded.depth // 4))

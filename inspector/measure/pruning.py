@@ -164,7 +164,7 @@ def prune(
         verify=verify,
         memory=memory,
         plan=planned,
-        kept=Kept() if memory is None else Kept(0),
+        kept=Kept(tokens=windows.ids.numel()) if memory is None else Kept(0),
         parameters=math.ceil((budget.shares[0] or 0) * loaded.parameters),
         ranks=ranks,
     )

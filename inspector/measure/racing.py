@@ -26,7 +26,7 @@ import torch
 from inspector.errors import MaskError
 from inspector.jobs import Progress, silent
 from inspector.measure.corpus import Windows
-from inspector.measure.kept import Kept
+from inspector.measure.kept import Candidate, Kept
 from inspector.measure.metrics import Metric
 from inspector.measure.ranks import ALONE, Ranks
 from inspector.measure.scoring import (
@@ -42,9 +42,9 @@ from inspector.measure.scoring import (
     window_sums,
 )
 from inspector.measure.sweep import NOTE, at_once, held_bytes, side_by_side, work
-from inspector.measure.waves import Candidate, waves, waves_of_all
+from inspector.measure.waves import waves, waves_of_all
 from inspector.model.loaded import LoadedModel
-from inspector.model.replay import to_logits
+from inspector.model.replay import place_for_logits, to_logits
 from inspector.units import Mask
 
 GROUPS = 4
@@ -162,6 +162,7 @@ class _Race:
         self.worth: dict[int, torch.Tensor] = {}
         """By group: what each of its tokens has cost one of the best, [w * T]."""
         self.through_layers = self.through_head = self.held = 0
+        self.place = place_for_logits(loaded, head_tokens(loaded.dtype))
         self.tick = ticker(progress, self.count * work(loaded, chosen) / ranks.size, NOTE)
 
     def take_the_lead(self, promising: Sequence[Candidate]) -> None:
@@ -228,11 +229,11 @@ class _Race:
         known = ready(self.loaded, reference).flatten(0, 1)
         fit = at_once(self.loaded, ids.numel(), len(left), self.memory)
         trunk = self.kept.trunk(self.loaded, first, ids, self.mask)
-        held = held_bytes(self.loaded, ids.numel(), fit) + self.kept.bytes
-        self.held = max(self.held, held)
         found = waves(trunk, self.mask, left, fit, steady=True, own=False, tick=self.tick)
         for wave, streams in found:
             self._head(number, [each for each in wave if each], streams, known)
+        held = held_bytes(self.loaded, ids.numel(), fit) + self.kept.bytes
+        self.held = max(self.held, held)
 
     def go_side_by_side(self) -> None:
         """Measure all candidates in full, many groups at once in each layer."""
@@ -290,7 +291,7 @@ class _Race:
             against = self.metric.prepare(logits[0].float())
             for some in alive.split(max(1, size // at_once)):
                 rows = filled(some, max(1, size // at_once)).to(known.device)
-                logits = to_logits(self.loaded, here[rows[:, None], places])
+                logits = to_logits(self.loaded, here[rows[:, None], places], self.place)
                 found = token_values(self.metric, logits, against)
                 values[some[:, None], piece] = found[: len(some), : len(piece)]
                 self.through_head += len(some) * len(piece)

@@ -20,6 +20,7 @@ from inspector.model.replay import (
     Calls,
     before_head,
     before_layers,
+    place_for_logits,
     record,
     run_layer,
     to_logits,
@@ -34,6 +35,9 @@ HEAD_TOKENS = 256
 """Tokens whose logits exist at a time in a two-byte dtype; half as many in fp32. For a vocabulary
 of 49,152 that is 24 MiB: glibc's malloc gives blocks from 32 MiB on back to the system at once, and
 taking their pages anew costs more than the arithmetic on them."""
+
+PLACED = 2
+"""So many times as many, where all go into the same memory, one after another."""
 
 LOSS_BYTES = 1 << 20
 """Logits in fp32 that a metric works on at a time. A divergence takes about ten passes over them:
@@ -124,12 +128,35 @@ def sums_by_window(
 
     `reference` is [w, T, H]; the sums are [n, w], in float64 on the CPU.
     """
+    if not metric.against_logits:
+        return _steady_sums(loaded, metric, streams, ids, tick)
     sums = []
     for index, window in enumerate(ids):
         against = None if reference is None else reference[index : index + 1]
         some = streams[:, index]
         sums.append(stream_sums(loaded, metric, some, window, against, spent=True, tick=tick))
     return torch.stack(sums, dim=1)
+
+
+@torch.no_grad()
+def _steady_sums(
+    loaded: LoadedModel, metric: Metric, streams: torch.Tensor, ids: torch.Tensor, tick: Tick
+) -> torch.Tensor:
+    """`sums_by_window` by the next token alone, in passes of the same shape through the head."""
+    variants, count, length = streams.shape[:3]
+    here = ready(loaded, streams.flatten(0, 1), spent=True).flatten(0, 1)
+    targets = ids[:, 1:].flatten().to(here.device)
+    end, size = length - 1, PLACED * head_tokens(loaded.dtype)
+    place = place_for_logits(loaded, size)
+    values = torch.zeros(variants * count * end, dtype=torch.float64)
+    for some in torch.arange(len(values)).split(size):
+        places = filled(some, size).to(here.device)
+        # A window's last token predicts none, so that each window before takes a row more.
+        logits = to_logits(loaded, here[places + places // end].unsqueeze(0), place)
+        found = token_values(metric, logits, targets[places % len(targets)])
+        values[some] = found[0, : len(some)]
+        tick(head_work(loaded) * len(some) / end)
+    return values.view(variants, count, end).sum(2)
 
 
 @torch.no_grad()
@@ -180,7 +207,8 @@ def stream_parts(
 
 def token_values(metric: Metric, logits: torch.Tensor, against: torch.Tensor) -> torch.Tensor:
     """The metric's parts of logits [n, t, V], a few tokens at a time: [n, t] in float64."""
-    at_a_time = max(1, LOSS_BYTES // (4 * logits.shape[-1] * len(logits)))
+    fit = max(1, LOSS_BYTES // (4 * logits.shape[-1] * len(logits)))
+    at_a_time = 1 << (fit.bit_length() - 1)  # a power of two: threads share rows evenly
     pieces = zip(logits.split(at_a_time, dim=1), against.split(at_a_time), strict=True)
     return wide(torch.cat([metric.values(part.float(), known) for part, known in pieces], dim=1))
 

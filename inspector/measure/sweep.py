@@ -17,10 +17,11 @@ import torch
 from inspector.errors import MaskError, OutOfMemory
 from inspector.jobs import Progress, part, silent
 from inspector.measure.corpus import Windows
-from inspector.measure.kept import Kept
+from inspector.measure.kept import Candidate, Kept
 from inspector.measure.metrics import Metric, metric_named
 from inspector.measure.ranks import ALONE, Ranks
 from inspector.measure.scoring import (
+    STEADY_TOKENS,
     Tick,
     groups,
     head_work,
@@ -31,7 +32,7 @@ from inspector.measure.scoring import (
     window_sums,
 )
 from inspector.measure.sizes import readable_bytes
-from inspector.measure.waves import Candidate, waves, waves_of_all
+from inspector.measure.waves import waves, waves_of_all
 from inspector.model.loaded import LoadedModel
 from inspector.results.scores import Scores
 from inspector.units import Mask, Unit
@@ -87,7 +88,7 @@ def sweep(
     totals, kept = Totals(row, [None, *chosen]), kept or Kept(0)
     result = None
     count, held, read = len(windows), 0, loaded.bytes_read
-    texts = [ids for _, ids in groups(windows.ids)]
+    texts = [ids for _, ids in groups(windows.ids, tokens=STEADY_TOKENS)]
 
     def measured(batch: tuple[int, list[torch.Tensor]]) -> list[list[float]]:
         first, some = batch
@@ -263,6 +264,8 @@ def _sums(
 
     `first` is the number of the first window.
     """
+    # On a GPU long passes are worth more than what can be kept of the candidates.
+    steady = not metric.against_logits and loaded.device.type == "cpu"
     if loaded.brought_by_layer:
         for one in waves_of_all(
             loaded, texts, mask, chosen, fit, reference=metric.against_logits, tick=tick
@@ -279,7 +282,7 @@ def _sums(
             yield from _plain_sums(loaded, metric, ids, mask, chosen, reference, tick)
             continue
         trunk = kept.trunk(loaded, here, ids, mask)
-        for names, streams in waves(trunk, mask, chosen, fit, tick=tick):
+        for names, streams in waves(trunk, mask, chosen, fit, steady=steady, tick=tick):
             yield from _of_streams(loaded, metric, names, streams, ids, reference, tick)
 
 

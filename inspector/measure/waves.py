@@ -6,20 +6,18 @@ be brought there, all windows go through a layer before the next one comes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
-from inspector.measure.kept import Trunk
+from inspector.measure.kept import Branches, Candidate, Trunk
 from inspector.measure.scoring import Tick, idle, through, through_in_place
 from inspector.model.loaded import LoadedModel
 from inspector.model.replay import Calls, record
 from inspector.model.surgery import mute_units
 from inspector.units import KINDS, Mask, Unit
-
-Candidate = tuple[Unit, ...]
-"""What is muted together: a unit, or all that is on of a layer."""
 
 
 def waves(
@@ -34,12 +32,13 @@ def waves(
 ) -> Iterator[tuple[Sequence[Candidate | None], torch.Tensor]]:
     """Candidates in waves, and what leaves the last layer for each: [n, w, T, H].
 
-    Each of them joins from the trunk, which goes through the layers once, over all waves.
+    Each of them joins from the trunk, which goes through the layers once, over all waves; or, where
+    that is `steady`, from the last of its own streams that is kept.
 
     Args:
         trunk: of a few windows [w, T] under the mask.
         mask: what is muted already.
-        chosen: the candidates, in the order of the forward pass.
+        chosen: the candidates, in the order of the forward pass; they come in another one.
         size: candidates in a wave.
         steady: have a candidate's numbers depend on itself alone, see `through_in_place`.
         own: at last give what leaves it under the mask itself, too, as [None].
@@ -48,12 +47,12 @@ def waves(
     loaded = trunk.loaded
     with mute_units(loaded, mask), torch.no_grad():
         for start in range(0, len(chosen), size):
-            wave = _Wave(loaded, mask, chosen[start : start + size], steady, tick)
-            base = trunk.before(wave.first)
-            rows = base.new_empty((len(wave.chosen), *base.shape))
+            some = chosen[start : start + size]
+            wave = _Wave(loaded, mask, some, steady, tick, trunk.branches if steady else None)
+            like = trunk.before(wave.first)
+            rows = like.new_empty((len(some), *like.shape))
             for layer in range(wave.first, loaded.depth):
-                base = trunk.before(layer) if layer <= wave.last else base
-                wave.through(layer, rows, base, trunk.calls)
+                wave.through(layer, rows, partial(trunk.before, layer), trunk.calls)
             yield wave.chosen, rows
         if own:
             yield [None], trunk.end().unsqueeze(0)
@@ -115,7 +114,7 @@ def waves_of_all(
                         joined = wave.joined
                         for text, base in enumerate(bases):
                             wave.joined = joined
-                            wave.through(layer, rows[text], base, calls[text])
+                            wave.through(layer, rows[text], partial(_same, base), calls[text])
                             if ending or layer < wave.last:
                                 heard = idle if chosen else tick
                                 bases[text] = through(loaded, layer, base, calls[text], tick=heard)
@@ -142,31 +141,50 @@ class _Wave:
         chosen: Sequence[Candidate],
         steady: bool,
         tick: Tick,
+        branches: Branches | None = None,
     ) -> None:
-        self.loaded, self.mask, self.chosen = loaded, mask, chosen
+        self.loaded, self.mask, self.branches = loaded, mask, branches
         self.steady, self.tick, self.joined = steady, tick, 0
-        layers = [each[0].layer for each in chosen]
-        self.first, self.last = min(layers, default=0), max(layers, default=0)
-        """The first and the last layer in which a candidate joins."""
+        known = {each: branches.last(each) if branches else None for each in chosen}
+        self.joining = {each: at[0] - 1 if at else each[0].layer for each, at in known.items()}
+        """Behind which layer each of them joins: its own, or what its kept stream has left."""
+        self.known = {each: at[1] for each, at in known.items() if at}
+        self.chosen = sorted(chosen, key=self.joining.__getitem__)
+        self.first = min(self.joining.values(), default=0)
+        self.last = max(self.joining.values(), default=0)
 
-    def through(self, layer: int, rows: torch.Tensor, base: torch.Tensor, calls: Calls) -> None:
-        """Take those that have joined through a layer, and have its own candidates join.
+    def through(
+        self, layer: int, rows: torch.Tensor, base: Callable[[], torch.Tensor], calls: Calls
+    ) -> None:
+        """Take those that have joined through a layer, and have further ones join behind it.
 
-        `rows` are their streams, [n, w, T, H], and `base` what enters the layer under the mask.
+        `rows` are their streams, [n, w, T, H], and `base` gives what enters the layer under the
+        mask.
         """
         if self.joined:
+            if self.branches:
+                for each, stream in zip(self.chosen[: self.joined], rows, strict=False):
+                    self.branches.add(each, layer, stream)
             here = rows[: self.joined].flatten(0, 1)
             through_in_place(self.loaded, layer, here, calls, steady=self.steady, tick=self.tick)
-        for each in self.chosen:
-            if each[0].layer == layer:
-                rows[self.joined] = self._joining(layer, each, base, calls)
-                self.joined += 1
+        for each in self.chosen[self.joined :]:
+            if self.joining[each] > layer:
+                break
+            if each in self.known:
+                rows[self.joined] = self.known[each]
+                self.tick(len(rows[0]) * (layer - each[0].layer + 1.0))
+            else:
+                rows[self.joined] = self._from(base(), each, calls)
+            self.joined += 1
 
-    def _joining(
-        self, layer: int, each: Candidate, base: torch.Tensor, calls: Calls
-    ) -> torch.Tensor:
+    def _from(self, base: torch.Tensor, each: Candidate, calls: Calls) -> torch.Tensor:
         """The base's stream after the candidate's own layer, without the candidate."""
+        layer = each[0].layer
         if {Unit(layer, kind) for kind in KINDS} <= self.mask.muted | set(each):
             return base  # the probe has found that a layer muted whole passes its input on
         with mute_units(self.loaded, each):
             return through(self.loaded, layer, base, calls, tick=self.tick)
+
+
+def _same(stream: torch.Tensor) -> torch.Tensor:
+    return stream

@@ -129,9 +129,34 @@ def headless(loaded: LoadedModel) -> Iterator[None]:
         yield
 
 
+def place_for_logits(loaded: LoadedModel, tokens: int) -> torch.Tensor | None:
+    """Memory for the logits of so many tokens, [tokens, V], for `to_logits` to use again and again.
+
+    None where that saves nothing: it is on a CPU that taking such large blocks anew for every
+    product costs as much as the product.
+    """
+    matrix = _output_matrix(loaded)
+    plain = loaded.plain_head and "forward" not in vars(matrix)  # nobody has replaced it
+    if loaded.device.type != "cpu" or loaded.offloaded or not plain:
+        return None
+    if type(matrix) is not torch.nn.Linear or matrix.bias is not None:
+        return None
+    return matrix.weight.new_empty(tokens, matrix.out_features)
+
+
 @torch.no_grad()
-def to_logits(loaded: LoadedModel, ready: torch.Tensor) -> torch.Tensor:
-    """The logits [n, T, V] of what `before_head` gave."""
+def to_logits(
+    loaded: LoadedModel, ready: torch.Tensor, place: torch.Tensor | None = None
+) -> torch.Tensor:
+    """The logits [n, T, V] of what `before_head` gave.
+
+    With a `place_for_logits` they are there, until that is used again.
+    """
+    if place is not None:
+        rows = ready.flatten(0, 1)
+        logits = place[: len(rows)]
+        torch.mm(rows, _output_matrix(loaded).get_parameter("weight").t(), out=logits)
+        return logits.unflatten(0, ready.shape[:2])
     if loaded.plain_head:
         # oneDNN takes rows with gaps between them twenty times as long in bf16, for the same bits.
         return _output_matrix(loaded)(ready.contiguous()).to(ready.device)

@@ -19,13 +19,13 @@ import argparse
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from inspector.measure.corpus import Windows, windows
 from inspector.measure.metrics import METRICS
@@ -163,9 +163,9 @@ def _share(loaded: LoadedModel, text: Windows, kind: str) -> None:
     def swept() -> object:
         return race(loaded, text, loaded.empty(), chosen, metric=METRICS["js"], early_exit=False)
 
-    shapes: Counter[Shape] = Counter()
-    with _recorded(loaded, shapes):
+    with _Recorded() as recorded:
         swept()
+    shapes = recorded.shapes
     seconds, _ = _timed(swept)
     products, in_turn = (
         sum(_product_seconds(loaded, shape, least) * n for shape, n in shapes.items())
@@ -185,22 +185,20 @@ def _share(loaded: LoadedModel, text: Windows, kind: str) -> None:
     )
 
 
-@contextmanager
-def _recorded(loaded: LoadedModel, shapes: Counter[Shape]) -> Iterator[None]:
-    """Within the block, count the shapes of the products of the linear modules."""
+class _Recorded(TorchDispatchMode):
+    """Within the block, counts the shapes of all products of two matrices in `shapes`."""
 
-    def count(module: nn.Module, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-        outputs, width = module.get_parameter("weight").shape
-        if output.shape[-1] == outputs:  # the head may be passed over for the moment
-            shapes[inputs[0].numel() // width, width, outputs] += 1
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: Counter[Shape] = Counter()
 
-    linear = [module for module in loaded.model.modules() if isinstance(module, nn.Linear)]
-    handles = [module.register_forward_hook(count) for module in linear]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm):
+            left, right = args[-2:]
+            self.shapes[(*left.shape, right.shape[1])] += 1
+        return func(*args, **(kwargs or {}))
 
 
 def _product_seconds(loaded: LoadedModel, shape: Shape, least: int) -> float:

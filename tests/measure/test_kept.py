@@ -81,9 +81,9 @@ def test_the_bound_holds(deep: LoadedModel) -> None:
         assert kept.untouched(deep, first, ids).equal(final_streams(deep, ids, deep.empty()))
         trunk = kept.trunk(deep, first, ids, mask)
         assert end_of(trunk, mask).equal(final_streams(deep, ids, mask))
-        assert trunk.keep == (first == 0)
+        assert bool(trunk.branches) == (first == 0)
         assert kept.bytes == one + one // 9
-    assert kept.trunk(deep, 0, windows.ids[:2], deep.mask("2")).keep
+    assert kept.trunk(deep, 0, windows.ids[:2], deep.mask("2")).branches
 
 
 @pytest.mark.parametrize("metric", ["js", "nll"])
