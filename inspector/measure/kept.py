@@ -22,13 +22,13 @@ KEPT_BYTES = 1 << 28
 """Bound on the trunks and untouched streams that are kept by default: 57 windows of 128 tokens of a
 bf16 model of 30 x 576."""
 
-BRANCH_BYTES = 1 << 30
-"""Bound on the candidates' branches that are kept besides: of that model and 60 candidates, at
-every second layer, 2,071 tokens."""
+CANDIDATE_BYTES = 1 << 30
+"""Bound on the candidates' streams that are kept besides: at every second layer, of that model's 60
+units, 2,071 tokens."""
 
 STRIDE = 2
-"""A branch is kept at every so many layers; at fewer where the bound is too small for the text, but
-at three at least."""
+"""A candidate's stream is kept before every so many layers; before fewer where the bound is too
+small for the text, but before three at least."""
 
 
 class Room:
@@ -44,7 +44,7 @@ class Room:
         return fits
 
 
-class Branches:
+class CandidateStreams:
     """What enters every so many layers without a candidate, for a few windows [w, T]."""
 
     def __init__(self, room: Room, stride: int) -> None:
@@ -72,22 +72,22 @@ class Branches:
 class Trunk:
     """What enters each layer under a mask for a few windows [w, T], computed layer by layer.
 
-    With `branches`, of those candidates that leave it, each stream stays; else the last one alone.
-    Whoever asks for streams has muted the mask's units.
+    Where it is kept it has `candidates`, which leave it, and each stream stays; else the last one
+    alone. Whoever asks for streams has muted the mask's units.
     """
 
     def __init__(
-        self, loaded: LoadedModel, ids: torch.Tensor, branches: Branches | None = None
+        self, loaded: LoadedModel, ids: torch.Tensor, candidates: CandidateStreams | None = None
     ) -> None:
         stream, self.calls = record(loaded, ids)
-        self.loaded, self.branches, self._streams = loaded, branches, {0: stream}
+        self.loaded, self.candidates, self._streams = loaded, candidates, {0: stream}
 
     def before(self, layer: int) -> torch.Tensor:
         """What enters the layer, or leaves the last one, [w, T, H]; not to be written over."""
         last = max(self._streams)
         while last < layer:
             stream = through(self.loaded, last, self._streams[last], self.calls)
-            if not self.branches:
+            if not self.candidates:
                 self._streams.clear()
             last += 1
             self._streams[last] = stream
@@ -96,23 +96,23 @@ class Trunk:
     def end(self) -> torch.Tensor:
         """What leaves the last layer, [w, T, H], for whoever asks to use up."""
         stream = self.before(self.loaded.depth)
-        return stream.clone() if self.branches else stream
+        return stream.clone() if self.candidates else stream
 
     def forget_behind(self, layer: int) -> None:
         """Forget what has gone through the layer, which is about to change."""
         self._streams = {at: stream for at, stream in self._streams.items() if at <= layer}
-        if self.branches:
-            self.branches.forget_behind(layer)
+        if self.candidates:
+            self.candidates.forget_behind(layer)
 
 
 class Kept:
-    """The trunks with their branches and the untouched streams of one text, within bounds."""
+    """The trunks with their candidates, and the untouched streams, of one text within bounds."""
 
     def __init__(
-        self, bound: int = KEPT_BYTES, *, tokens: int = 0, branch_bound: int = BRANCH_BYTES
+        self, bound: int = KEPT_BYTES, *, tokens: int = 0, candidate_bound: int = CANDIDATE_BYTES
     ) -> None:
         """Bounds in bytes; with `bound` 0 nothing is kept. `tokens` are those of the whole text."""
-        self.tokens, self._room, self._branch_room = tokens, Room(bound), Room(branch_bound)
+        self.tokens, self._room, self._candidate_room = tokens, Room(bound), Room(candidate_bound)
         self._mask: Mask | None = None
         self._trunks: dict[tuple[int, int], Trunk] = {}
         self._untouched: dict[tuple[int, int], torch.Tensor] = {}
@@ -120,7 +120,7 @@ class Kept:
     @property
     def bytes(self) -> int:
         """What it takes, once all of a trunk has been asked for."""
-        return self._room.bytes + self._branch_room.bytes
+        return self._room.bytes + self._candidate_room.bytes
 
     def trunk(self, loaded: LoadedModel, first: int, ids: torch.Tensor, mask: Mask) -> Trunk:
         """The trunk of windows [w, T] under a mask; `first` is the number of the first window."""
@@ -129,8 +129,8 @@ class Kept:
         if key not in self._trunks:
             if not self._room.take(trunk_bytes(loaded, ids)):
                 return Trunk(loaded, ids)
-            stride = stride_for(loaded, self.tokens, self._branch_room.bound)
-            self._trunks[key] = Trunk(loaded, ids, Branches(self._branch_room, stride))
+            stride = stride_for(loaded, self.tokens, self._candidate_room.bound)
+            self._trunks[key] = Trunk(loaded, ids, CandidateStreams(self._candidate_room, stride))
         return self._trunks[key]
 
     def untouched(self, loaded: LoadedModel, first: int, ids: torch.Tensor) -> torch.Tensor:
@@ -157,10 +157,8 @@ def trunk_bytes(loaded: LoadedModel, ids: torch.Tensor) -> int:
 
 
 def stride_for(loaded: LoadedModel, tokens: int, bound: int) -> int:
-    """From how many layers on one is chosen at which to keep branches of so many tokens.
-
-    A unit in the middle has its stream in half of the layers.
-    """
+    """Before every how many layers candidates' streams of so many tokens are kept."""
+    # On average a candidate has a stream of its own in half of the layers.
     every = len(loaded.toggleable()) * loaded.depth * tokens * loaded.stream_bytes / 2
     wanted = math.ceil(every / bound) if bound else STRIDE
     return max(STRIDE, min(wanted, loaded.depth // 4))

@@ -36,6 +36,12 @@ def _probabilities(logits: torch.Tensor) -> torch.Tensor:
     return logits.softmax(-1).clamp_(min=TINY)
 
 
+def _with_entropies(logits: torch.Tensor) -> torch.Tensor:
+    """P and p log p, [t, 2, V]."""
+    p = _probabilities(logits)
+    return torch.stack((p, p * p.log()), dim=-2)
+
+
 def _log_probabilities(logits: torch.Tensor) -> torch.Tensor:
     return logits.log_softmax(-1)
 
@@ -81,16 +87,17 @@ def _kl(logits: torch.Tensor, log_p: torch.Tensor) -> torch.Tensor:
     return terms.sum(-1).clamp(min=0)  # a sum of rounded terms may be a little below
 
 
-def _js(logits: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+def _js(logits: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
     # As p log p + q log q - 2 m log m, term by term, a third of the time of the exact form. Each
     # term is rounded: together by some 1e-8, which a token whose divergence is small cannot bear.
-    q = logits.softmax(-1).clamp_(min=TINY)
+    p, p_log_p = known.unbind(-2)
+    q = _probabilities(logits)
     m = torch.lerp(p.expand_as(q), q, 0.5)
-    terms = q.log().mul_(q).add_(p * p.log())
-    values = 0.5 * terms.addcmul_(m, m.log(), value=-2).sum(-1)
+    terms = q.log().mul_(q).add_(p_log_p)
+    values = 0.5 * terms.addcmul_(m, torch.log(m, out=q), value=-2).sum(-1)
     # One at a time: how a sum is rounded depends on how many there are.
     for row, token in (values < NEAR).nonzero().tolist():
-        values[row, token] = _js_near(q[row, token], p[token])
+        values[row, token] = _js_near(_probabilities(logits[row, token]), p[token])
     return values
 
 
@@ -159,7 +166,7 @@ METRICS: dict[str, Metric] = {
             "(KL(P || M) + KL(P' || M)) / 2, M the mean of P and P'",
             "FinerCut (2405.18218); its code computes the reverse",
             _js,
-            prepare=_probabilities,
+            prepare=_with_entropies,
         ),
         Metric(
             "js-reversed",

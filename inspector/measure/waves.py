@@ -12,7 +12,7 @@ from functools import partial
 
 import torch
 
-from inspector.measure.kept import Branches, Candidate, Trunk
+from inspector.measure.kept import Candidate, CandidateStreams, Trunk
 from inspector.measure.scoring import Tick, idle, through, through_in_place
 from inspector.model.loaded import LoadedModel
 from inspector.model.replay import Calls, record
@@ -48,7 +48,7 @@ def waves(
     with mute_units(loaded, mask), torch.no_grad():
         for start in range(0, len(chosen), size):
             some = chosen[start : start + size]
-            wave = _Wave(loaded, mask, some, steady, tick, trunk.branches if steady else None)
+            wave = _Wave(loaded, mask, some, steady, tick, trunk.candidates if steady else None)
             like = trunk.before(wave.first)
             rows = like.new_empty((len(some), *like.shape))
             for layer in range(wave.first, loaded.depth):
@@ -141,11 +141,11 @@ class _Wave:
         chosen: Sequence[Candidate],
         steady: bool,
         tick: Tick,
-        branches: Branches | None = None,
+        candidates: CandidateStreams | None = None,
     ) -> None:
-        self.loaded, self.mask, self.branches = loaded, mask, branches
+        self.loaded, self.mask, self.candidates = loaded, mask, candidates
         self.steady, self.tick, self.joined = steady, tick, 0
-        known = {each: branches.last(each) if branches else None for each in chosen}
+        known = {each: candidates.last(each) if candidates else None for each in chosen}
         self.joining = {each: at[0] - 1 if at else each[0].layer for each, at in known.items()}
         """Behind which layer each of them joins: its own, or what its kept stream has left."""
         self.known = {each: at[1] for each, at in known.items() if at}
@@ -162,9 +162,9 @@ class _Wave:
         mask.
         """
         if self.joined:
-            if self.branches:
+            if self.candidates:
                 for each, stream in zip(self.chosen[: self.joined], rows, strict=False):
-                    self.branches.add(each, layer, stream)
+                    self.candidates.add(each, layer, stream)
             here = rows[: self.joined].flatten(0, 1)
             through_in_place(self.loaded, layer, here, calls, steady=self.steady, tick=self.tick)
         for each in self.chosen[self.joined :]:

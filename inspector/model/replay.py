@@ -135,12 +135,11 @@ def place_for_logits(loaded: LoadedModel, tokens: int) -> torch.Tensor | None:
     None where that saves nothing: it is on a CPU that taking such large blocks anew for every
     product costs as much as the product.
     """
+    if loaded.device.type != "cpu" or loaded.offloaded or not loaded.plain_head:
+        return None
     matrix = _output_matrix(loaded)
-    plain = loaded.plain_head and "forward" not in vars(matrix)  # nobody has replaced it
-    if loaded.device.type != "cpu" or loaded.offloaded or not plain:
-        return None
-    if type(matrix) is not torch.nn.Linear or matrix.bias is not None:
-        return None
+    if type(matrix) is not torch.nn.Linear or matrix.bias is not None or "forward" in vars(matrix):
+        return None  # it does more than to multiply
     return matrix.weight.new_empty(tokens, matrix.out_features)
 
 

@@ -284,6 +284,18 @@ def test_partial_results_refine_window_by_window(llama: LoadedModel) -> None:
         assert plain.differences(each.scores, alone.scores, relative=1e-9) == []
 
 
+def test_a_score_does_not_depend_on_what_is_measured_with_it(
+    llama: LoadedModel, text: Windows
+) -> None:
+    """To the last bit: every pass through a layer and the head has the same number of rows."""
+    mask = llama.mask("2.ffn")
+    whole = sweep(llama, text, mask)
+    for units in (["0.attn"], ["3.ffn"], ["0.ffn", "1.attn", "3.attn"]):
+        some = sweep(llama, text, mask, units=llama.mask(",".join(units)))
+        assert some.reference == whole.reference
+        assert some.scores == {each: whole.scores[each] for each in units}
+
+
 def test_one_window_and_many_give_one_mean(llama: LoadedModel, text: Windows) -> None:
     """Sums and counts are kept apart: the mean of all is the mean of the windows' means."""
     whole = sweep(llama, text, llama.empty(), metric="norm")

@@ -15,7 +15,14 @@ from inspector.errors import LoadError, MaskError
 from inspector.model.loaded import LoadedModel
 from inspector.model.loading import load
 from inspector.model.probe import probe
-from inspector.model.replay import before_head, head, record, run_layer, to_logits
+from inspector.model.replay import (
+    before_head,
+    head,
+    place_for_logits,
+    record,
+    run_layer,
+    to_logits,
+)
 from inspector.model.surgery import muted
 from inspector.model.tiny import tiny_config, tiny_tokenizer
 from inspector.units import Mask, Unit
@@ -280,3 +287,24 @@ def test_architectures_that_do_not_fit_are_refused(model_type: str, reason: str)
     with pytest.raises(LoadError, match=f"^the architecture {model_type} is not supported: ") as e:
         load(f"tiny:{model_type}", dtype="fp32")
     assert reason in str(e.value)
+
+
+def test_logits_in_a_place_of_their_own_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = plain.tiny("llama")
+    ready = before_head(loaded, torch.randn(3, 5, loaded.model.config.hidden_size))
+    place = place_for_logits(loaded, 20)
+    assert place is not None
+    for rows in (ready, ready[:, 1:3]):
+        logits = to_logits(loaded, rows, place)
+        assert torch.equal(logits, to_logits(loaded, rows))
+        assert logits.data_ptr() == place.data_ptr()
+    head: Any = loaded.model.get_output_embeddings()
+    with monkeypatch.context() as patch:
+        patch.setattr(head, "forward", head.forward)  # as whoever wraps it does
+        assert place_for_logits(loaded, 20) is None
+    with monkeypatch.context() as patch:
+        patch.setitem(head._parameters, "bias", torch.nn.Parameter(torch.zeros(len(head.weight))))
+        assert place_for_logits(loaded, 20) is None
+    assert place_for_logits(plain.in_memory("llama"), 20) is None
+    assert place_for_logits(dataclasses.replace(loaded, plain_head=False), 20) is None
+    assert place_for_logits(loaded, 20) is not None

@@ -39,9 +39,10 @@ FIRST = 4
 def cost(search: Search, mask: Mask) -> float:
     """The search's score of the mask itself, with no candidate gone besides: one pass.
 
-    0 where scores are what candidates add to it.
+    0 where scores are what candidates add to it, and of a divergence where nothing is muted.
     """
-    if search.metric not in {"perplexity", *DIVERGENCES}:
+    added = search.metric not in {"perplexity", *DIVERGENCES}
+    if added or (search.metric in DIVERGENCES and not mask.muted):
         return 0.0
     value = sweep(
         search.loaded,
