@@ -21,7 +21,6 @@ from inspector.measure.kept import Candidate, Kept
 from inspector.measure.metrics import Metric, metric_named
 from inspector.measure.ranks import ALONE, Ranks
 from inspector.measure.scoring import (
-    STEADY_TOKENS,
     Tick,
     groups,
     head_work,
@@ -88,7 +87,7 @@ def sweep(
     totals, kept = Totals(row, [None, *chosen]), kept or Kept(0)
     result = None
     count, held, read = len(windows), 0, loaded.bytes_read
-    texts = [ids for _, ids in groups(windows.ids, tokens=STEADY_TOKENS)]
+    texts = [ids for _, ids in groups(windows.ids)]
 
     def measured(batch: tuple[int, list[torch.Tensor]]) -> list[list[float]]:
         first, some = batch

@@ -28,7 +28,7 @@ from tests import plain
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-LENGTH = 75  # six windows make a group, so seven make two
+LENGTH = 40  # six windows make a group, so seven make two
 MASKS = ["", "0,2.ffn", "0-3.attn"]
 
 
@@ -154,7 +154,7 @@ def test_no_more_streams_are_held_than_the_bound_allows(
 
     def run(count: int, memory: int | None) -> Any:
         held.clear()
-        windows = plain.text(llama, count, 300)  # one window a group
+        windows = plain.text(llama, count, 256)  # one window a group
         if method == "sweep":
             return sweep(llama, windows, llama.empty(), metric=metric, memory=memory)
         return prune(
@@ -162,7 +162,7 @@ def test_no_more_streams_are_held_than_the_bound_allows(
             lazy=method == "lazy", memory=memory,
         )  # fmt: skip
 
-    stream = 300 * 64 * 4
+    stream = 256 * 64 * 4
     for memory in (4 * stream, 6 * stream + 5, 10**9, None):
         for count in (2, 5):
             found = run(count, memory)
@@ -179,7 +179,7 @@ def test_no_more_streams_are_held_than_the_bound_allows(
     with pytest.raises(OutOfMemory) as raised:
         run(2, 4 * stream - 1)
     assert str(raised.value) == (
-        "300 KiB do not hold the streams of one candidate at a time: use --memory 307200B or more, "
+        "256 KiB do not hold the streams of one candidate at a time: use --memory 262144B or more, "
         "or shorter windows (--length)."
     )
 
@@ -262,7 +262,7 @@ def test_refusals(llama: LoadedModel, text: Windows) -> None:
 
 
 def test_partial_results_refine_window_by_window(llama: LoadedModel) -> None:
-    windows = plain.text(llama, 5, 300)  # one window a group
+    windows = plain.text(llama, 5, 150)  # one window a group
     partials: list[Scores] = []
     shares: list[float] = []
 
@@ -279,7 +279,7 @@ def test_partial_results_refine_window_by_window(llama: LoadedModel) -> None:
     assert [each.complete for each in partials] == [False] * 4 + [True]
     assert partials[-1] is final
     for each in partials:
-        some = Windows(windows.ids[: each.windows_done], 300, windows.about)
+        some = Windows(windows.ids[: each.windows_done], 150, windows.about)
         alone = sweep(llama, some, llama.empty(), metric="kl")
         assert plain.differences(each.scores, alone.scores, relative=1e-9) == []
 
