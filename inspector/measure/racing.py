@@ -50,7 +50,7 @@ from inspector.units import Mask
 GROUPS = 4
 """A short text is cut into at least so many groups of windows, so that there is what to save."""
 
-SHARED = 8
+SHARED = 4
 """Candidates a process at which several processes share out one group of windows: fewer of them,
 and the streams that they start from and are compared with, which each then computes for itself,
 weigh too much; with more, going on to other groups would measure many that this one rules out."""
@@ -197,7 +197,7 @@ class _Race:
             left = self.left(numbers[0], candidates)
             many = self.early_exit and len(left) >= SHARED * ranks.size
             if many or len(numbers) < ranks.size:
-                self.go(numbers.pop(0), list(ranks.own(left)))
+                self.go(numbers.pop(0), shared_out(left, ranks.size)[ranks.rank])
             else:
                 now, numbers = numbers[: ranks.size], numbers[ranks.size :]
                 self.go(now[ranks.rank], self.left(now[ranks.rank], candidates))
@@ -371,3 +371,17 @@ class _Race:
             heads=sum(heads) / (self.count * self.length),
             stream_bytes=max(held),
         )
+
+
+def shared_out(candidates: Sequence[Candidate], size: int) -> list[list[Candidate]]:
+    """The candidates for each of `size` processes, as many for all of them, give or take one.
+
+    From step to step a candidate stays where it was, for what is kept of its streams is there: each
+    goes by its layer, and only those that are too many at one process go elsewhere.
+    """
+    shares: list[list[Candidate]] = [[] for _ in range(size)]
+    most = math.ceil(len(candidates) / size)
+    for each in candidates:
+        home = shares[each[0].layer % size]
+        (home if len(home) < most else min(shares, key=len)).append(each)
+    return shares

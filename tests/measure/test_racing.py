@@ -183,3 +183,18 @@ def test_no_window(llama: LoadedModel, text: Windows) -> None:
     with pytest.raises(MaskError, match="there is no window of text"):
         nothing = Windows(text.ids[:0], LENGTH, {})
         race(llama, nothing, llama.empty(), [(Unit(0, "attn"),)], metric=METRICS["js"])
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 8])
+def test_candidates_are_shared_out_evenly_and_stay_where_they_were(size: int) -> None:
+    every = together(all_units(12), "unit")
+    shares = racing.shared_out(every, size)
+    assert sorted(each for share in shares for each in share) == every
+    assert all(share == sorted(share) for share in shares)
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    fewer = racing.shared_out([each for each in every if each[0].layer != 5], size)
+    moved = sum(
+        each not in share for share, less in zip(shares, fewer, strict=True) for each in less
+    )
+    assert moved <= 2 * (size - 1)
+    assert max(map(len, fewer)) == -(-22 // size)
