@@ -43,6 +43,10 @@ class Room:
         self.bytes += size if fits else 0
         return fits
 
+    def give_back(self, size: int) -> None:
+        """So many bytes are free again."""
+        self.bytes -= size
+
 
 class CandidateStreams:
     """What enters every so many layers without a candidate, for a few windows [w, T]."""
@@ -66,7 +70,7 @@ class CandidateStreams:
         """Forget what has gone through the layer, which is about to change."""
         for known in self._streams.values():
             for at in [at for at in known if at > layer]:
-                self.room.bytes -= known.pop(at).nbytes
+                self.room.give_back(known.pop(at).nbytes)
 
 
 class Trunk:
@@ -87,7 +91,7 @@ class Trunk:
         last = max(self._streams)
         while last < layer:
             stream = through(self.loaded, last, self._streams[last], self.calls)
-            if not self.candidates:
+            if self.candidates is None:
                 self._streams.clear()
             last += 1
             self._streams[last] = stream
@@ -96,12 +100,17 @@ class Trunk:
     def end(self) -> torch.Tensor:
         """What leaves the last layer, [w, T, H], for whoever asks to use up."""
         stream = self.before(self.loaded.depth)
-        return stream.clone() if self.candidates else stream
+        return stream if self.candidates is None else stream.clone()
+
+    def rows(self, count: int) -> torch.Tensor:
+        """Memory for so many variants' streams, [count, w, T, H]."""
+        like = next(iter(self._streams.values()))
+        return like.new_empty((count, *like.shape))
 
     def forget_behind(self, layer: int) -> None:
         """Forget what has gone through the layer, which is about to change."""
         self._streams = {at: stream for at, stream in self._streams.items() if at <= layer}
-        if self.candidates:
+        if self.candidates is not None:
             self.candidates.forget_behind(layer)
 
 

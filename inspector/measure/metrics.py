@@ -39,7 +39,9 @@ def _probabilities(logits: torch.Tensor) -> torch.Tensor:
 def _with_entropies(logits: torch.Tensor) -> torch.Tensor:
     """P and p log p, [t, 2, V]."""
     p = _probabilities(logits)
-    return torch.stack((p, p * p.log()), dim=-2)
+    known = torch.stack((p, p), dim=-2)
+    known[..., 1, :].log_().mul_(p)
+    return known
 
 
 def _log_probabilities(logits: torch.Tensor) -> torch.Tensor:

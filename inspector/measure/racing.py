@@ -374,7 +374,7 @@ class _Race:
 
 
 def shared_out(candidates: Sequence[Candidate], size: int) -> list[list[Candidate]]:
-    """The candidates for each of `size` processes, as many for all of them, give or take one.
+    """The candidates for each of `size` processes: at most a `size`-th of them, rounded up.
 
     From step to step a candidate stays where it was, for what is kept of its streams is there: each
     goes by its layer, and only those that are too many at one process go elsewhere.

@@ -32,12 +32,14 @@ Tick = Callable[[float], None]
 """Told of work done, in windows gone through one layer; raises Cancelled like a `Progress`."""
 
 HEAD_TOKENS = 256
-"""Tokens whose logits exist at a time in a two-byte dtype; half as many in fp32. For a vocabulary
+"""Tokens whose logits exist at a time in a two-byte dtype; half as many in fp32, `PLACED` times as
+many where a sweep goes `steadily`. For a vocabulary
 of 49,152 that is 24 MiB: glibc's malloc gives blocks from 32 MiB on back to the system at once, and
 taking their pages anew costs more than the arithmetic on them."""
 
 PLACED = 2
-"""So many times as many, where all go into the same memory, one after another."""
+"""So many times as many tokens go through the head at a time where their logits can be put into the
+same memory one after another (`place_for_logits`): the matrix is read half as often."""
 
 LOSS_BYTES = 1 << 20
 """Logits in fp32 that a metric works on at a time. A divergence takes about ten passes over them:
@@ -116,6 +118,15 @@ def stream_sums(
     return stream_parts(loaded, metric, streams, ids, reference, spent=spent, tick=tick).sum(1)
 
 
+def steadily(loaded: LoadedModel, metric: Metric) -> bool:
+    """Whether all passes of a sweep have the same shape, so that its streams may be kept.
+
+    Not on a GPU, where long passes are worth more; nor where the head takes windows as they are. By
+    a divergence, searches go by `race`, which has its own passes.
+    """
+    return loaded.device.type == "cpu" and loaded.plain_head and not metric.against_logits
+
+
 def sums_by_window(
     loaded: LoadedModel,
     metric: Metric,
@@ -128,7 +139,7 @@ def sums_by_window(
 
     `reference` is [w, T, H]; the sums are [n, w], in float64 on the CPU.
     """
-    if not metric.against_logits:
+    if steadily(loaded, metric):
         return _steady_sums(loaded, metric, streams, ids, tick)
     sums = []
     for index, window in enumerate(ids):

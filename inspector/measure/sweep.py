@@ -26,6 +26,7 @@ from inspector.measure.scoring import (
     head_work,
     memory_levers,
     predicted,
+    steadily,
     sums_by_window,
     ticker,
     window_sums,
@@ -263,12 +264,12 @@ def _sums(
 
     `first` is the number of the first window.
     """
-    # On a GPU long passes are worth more than what can be kept of the candidates.
-    steady = not metric.against_logits and loaded.device.type == "cpu"
+    steady = steadily(loaded, metric)
     if loaded.brought_by_layer:
         for one in waves_of_all(
-            loaded, texts, mask, chosen, fit, reference=metric.against_logits, tick=tick
-        ):
+            loaded, texts, mask, chosen, fit, reference=metric.against_logits, steady=steady,
+            tick=tick,
+        ):  # fmt: skip
             ids = texts[one.text]
             yield from _of_streams(
                 loaded, metric, one.chosen, one.streams, ids, one.reference, tick

@@ -49,8 +49,7 @@ def waves(
         for start in range(0, len(chosen), size):
             some = chosen[start : start + size]
             wave = _Wave(loaded, mask, some, steady, tick, trunk.candidates if steady else None)
-            like = trunk.before(wave.first)
-            rows = like.new_empty((len(some), *like.shape))
+            rows = trunk.rows(len(some))
             for layer in range(wave.first, loaded.depth):
                 wave.through(layer, rows, partial(trunk.before, layer), trunk.calls)
             yield wave.chosen, rows
@@ -145,7 +144,7 @@ class _Wave:
     ) -> None:
         self.loaded, self.mask, self.candidates = loaded, mask, candidates
         self.steady, self.tick, self.joined = steady, tick, 0
-        known = {each: candidates.last(each) if candidates else None for each in chosen}
+        known = {each: candidates.last(each) if candidates is not None else None for each in chosen}
         self.joining = {each: at[0] - 1 if at else each[0].layer for each, at in known.items()}
         """Behind which layer each of them joins: its own, or what its kept stream has left."""
         self.known = {each: at[1] for each, at in known.items() if at}
@@ -162,7 +161,7 @@ class _Wave:
         mask.
         """
         if self.joined:
-            if self.candidates:
+            if self.candidates is not None:
                 for each, stream in zip(self.chosen[: self.joined], rows, strict=False):
                     self.candidates.add(each, layer, stream)
             here = rows[: self.joined].flatten(0, 1)

@@ -138,8 +138,11 @@ def place_for_logits(loaded: LoadedModel, tokens: int) -> torch.Tensor | None:
     if loaded.device.type != "cpu" or loaded.offloaded or not loaded.plain_head:
         return None
     matrix = _output_matrix(loaded)
-    if type(matrix) is not torch.nn.Linear or matrix.bias is not None or "forward" in vars(matrix):
+    hooks = [*matrix._forward_hooks, *matrix._forward_pre_hooks]
+    if type(matrix) is not torch.nn.Linear or "forward" in vars(matrix) or hooks:
         return None  # it does more than to multiply
+    if matrix.bias is not None or type(matrix.weight) is not torch.nn.Parameter:
+        return None
     return matrix.weight.new_empty(tokens, matrix.out_features)
 
 

@@ -44,8 +44,8 @@ SHORT = Evolution(generations=9, offspring=3, starts=2, search_tokens=(16, 48))
 
 
 def bare(run: Trajectory) -> Trajectory:
-    """Without times."""
-    steps = [dataclasses.replace(step, seconds=0.0) for step in run.steps]
+    """Without times, and without what was held: less is kept of steps before the interruption."""
+    steps = [dataclasses.replace(step, seconds=0.0, stream_bytes=0) for step in run.steps]
     return dataclasses.replace(run, steps=steps, provenance=dataclasses.replace(
         run.provenance, seconds=0.0, created=""))  # fmt: skip
 

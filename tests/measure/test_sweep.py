@@ -285,15 +285,29 @@ def test_partial_results_refine_window_by_window(llama: LoadedModel) -> None:
 
 
 def test_a_score_does_not_depend_on_what_is_measured_with_it(
-    llama: LoadedModel, text: Windows
+    llama: LoadedModel, text: Windows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To the last bit: every pass through a layer and the head has the same number of rows."""
+    rows: dict[str, set[int]] = {"run_layer": set(), "to_logits": set()}
+
+    def recorded(name: str, real: Any, place: int) -> Any:
+        def call(*args: Any) -> Any:
+            rows[name].add(args[place].shape[:2].numel())
+            return real(*args)
+
+        return call
+
+    for name, place in (("run_layer", 2), ("to_logits", 1)):
+        monkeypatch.setattr(scoring, name, recorded(name, getattr(scoring, name), place))
     mask = llama.mask("2.ffn")
     whole = sweep(llama, text, mask)
     for units in (["0.attn"], ["3.ffn"], ["0.ffn", "1.attn", "3.attn"]):
         some = sweep(llama, text, mask, units=llama.mask(",".join(units)))
         assert some.reference == whole.reference
         assert some.scores == {each: whole.scores[each] for each in units}
+    passes = 512 // LENGTH * LENGTH
+    assert rows["run_layer"] == {passes, 6 * LENGTH, LENGTH}  # the candidates', and two groups
+    assert rows["to_logits"] == {2 * scoring.head_tokens(torch.float32)}
 
 
 def test_one_window_and_many_give_one_mean(llama: LoadedModel, text: Windows) -> None:

@@ -302,6 +302,9 @@ def test_logits_in_a_place_of_their_own_are_the_same(monkeypatch: pytest.MonkeyP
     with monkeypatch.context() as patch:
         patch.setattr(head, "forward", head.forward)  # as whoever wraps it does
         assert place_for_logits(loaded, 20) is None
+    handle = head.register_forward_hook(lambda *_: None)
+    assert place_for_logits(loaded, 20) is None
+    handle.remove()
     with monkeypatch.context() as patch:
         patch.setitem(head._parameters, "bias", torch.nn.Parameter(torch.zeros(len(head.weight))))
         assert place_for_logits(loaded, 20) is None
