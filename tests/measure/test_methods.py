@@ -237,6 +237,7 @@ def test_a_layer_muted_whole_is_not_computed(
         return real(loaded, layer, stream, *a)
 
     monkeypatch.setattr(scoring, "run_layer", run_layer)
+    monkeypatch.setattr(scoring, "STEADY_TOKENS", text.ids.shape[1])  # nothing is filled up
     sweep_module.sweep(llama, text, llama.empty(), grain="layer")
     base, behind = 4, 3 + 2 + 1  # the base's own layers, and those behind each candidate
     assert sum(runs) == (base + behind) * len(text)
