@@ -37,7 +37,7 @@ def _probabilities(logits: torch.Tensor) -> torch.Tensor:
 
 
 def _with_entropies(logits: torch.Tensor) -> torch.Tensor:
-    """P and p log p, [t, 2, V]."""
+    """The probabilities p, and p log p: [t, 2, V]."""
     p = _probabilities(logits)
     known = torch.stack((p, p), dim=-2)
     known[..., 1, :].log_().mul_(p)

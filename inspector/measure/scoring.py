@@ -156,12 +156,12 @@ def _steady_sums(
     """`sums_by_window` by the next token alone, in passes of the same shape through the head."""
     variants, count, length = streams.shape[:3]
     here = ready(loaded, streams.flatten(0, 1), spent=True).flatten(0, 1)
-    targets = ids[:, 1:].flatten().to(here.device)
+    targets = ids[:, 1:].flatten()
     end, size = length - 1, PLACED * head_tokens(loaded.dtype)
     place = place_for_logits(loaded, size)
     values = torch.zeros(variants * count * end, dtype=torch.float64)
     for some in torch.arange(len(values)).split(size):
-        places = filled(some, size).to(here.device)
+        places = filled(some, size)
         # A window's last token predicts none, so that each window before takes a row more.
         logits = to_logits(loaded, here[places + places // end].unsqueeze(0), place)
         found = token_values(metric, logits, targets[places % len(targets)])
