@@ -4,15 +4,14 @@ A divergence is a sum of parts that are never below 0. A candidate whose sum so 
 whole sum of another is therefore out, whatever the rest of the text says: an exact search is left
 with the very same candidate, at the same score, and with lower bounds of the others.
 
-The few that look best go over the whole text first. The others follow a few windows at a time,
-those first in which the best of the few has lost most, and those that are out stay behind: they
-save their layers from then on. Within these windows the tokens go through the head in the same
-order, and candidates drop out between pieces of it.
+All candidates go over a first few windows. Those that have cost least there go over the whole text;
+the others follow a few windows at a time, those first in which the best has lost most, and those
+that are out stay behind: they save their layers from then on. Within these windows the tokens go
+through the head in the same order, and candidates drop out between pieces of it.
 
-Several processes take a group of windows each, or share out the candidates of one group, and tell
-each other what that has added. Until then each leaves out only what it knows to be out, which holds
-for all: the lowest candidate and its score are those of one process, but others may drop out
-elsewhere, with another lower bound.
+Several processes have windows of their own, and tell each other what those have added. Until then
+each leaves out only what it knows to be out, which holds for all: the lowest candidate and its
+score are those of one process, but others may drop out elsewhere, with another lower bound.
 """
 
 from __future__ import annotations
@@ -41,22 +40,27 @@ from inspector.measure.scoring import (
     token_values,
     window_sums,
 )
-from inspector.measure.sweep import NOTE, at_once, held_bytes, side_by_side, work
+from inspector.measure.sweep import BESIDES, NOTE, at_once, held_bytes, side_by_side, work
 from inspector.measure.waves import waves, waves_of_all
 from inspector.model.loaded import LoadedModel
 from inspector.model.replay import place_for_logits, to_logits
 from inspector.units import Mask
 
-GROUPS = 4
+Todo = dict[int, list[Candidate]]
+"""What to measure, by group."""
+
+GROUPS = 8
 """A short text is cut into at least so many groups of windows, so that there is what to save."""
 
-SHARED = 4
-"""Candidates a process at which several processes share out one group of windows: fewer of them,
-and the streams that they start from and are compared with, which each then computes for itself,
-weigh too much; with more, going on to other groups would measure many that this one rules out."""
+SHARE = 8
+"""Candidates in a rank's share at least: with fewer the passes would hardly be filled."""
+
+FULL = 4
+"""Groups go through the layers at once up to so many full passes: those through layers in which few
+candidates have joined are filled up."""
 
 LEADERS = 4
-"""So many go over the whole text first at most; as many as fill a pass through a layer."""
+"""So many go over the whole text before the others."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,6 @@ def race(
     *,
     metric: Metric,
     early_exit: bool = True,
-    promising: Sequence[Candidate] = (),
     progress: Progress = silent,
     memory: int | None = None,
     kept: Kept | None = None,
@@ -104,7 +107,6 @@ def race(
         metric: a divergence: a metric `against_logits`.
         early_exit: without it every candidate is measured in full; so is it where the weights are
             off the device, as bringing them in for the rest of the text would cost more.
-        promising: candidates, those first that probably cost least; unknown ones may be missing.
         progress: called after every few windows.
         memory: bound in bytes on the streams held at once, as for `sweep`.
         kept: what is kept of this model on these windows, on top of that bound.
@@ -124,7 +126,7 @@ def race(
             going.go_side_by_side()
             return going.result()
         if early_exit:
-            going.take_the_lead(promising)
+            going.take_the_lead()
         going.measure(going.by_worth(), chosen)
     return going.result()
 
@@ -165,49 +167,64 @@ class _Race:
         self.place = place_for_logits(loaded, head_tokens(loaded.dtype))
         self.tick = ticker(progress, self.count * work(loaded, chosen) / ranks.size, NOTE)
 
-    def take_the_lead(self, promising: Sequence[Candidate]) -> None:
-        """Measure a few in full: those that look best, at first by a single group of windows."""
-        left = [each for each in promising if each in self.parts]
-        if not left:
-            self.measure([0], self.chosen)
-            left = sorted(self.chosen, key=self.total)
-        room = steady_rows(self.loaded.dtype, self.length) // len(self.groups[0][1])
-        first = set(left[: max(1, min(LEADERS, room))])
-        numbers = range(len(self.groups))
-        self.measure(numbers, [each for each in self.chosen if each in first])
+    def take_the_lead(self) -> None:
+        """Measure a few in full: those that have cost least on the first group of every rank."""
+        self.measure(range(min(self.ranks.size, len(self.groups))), self.chosen)
+        leaders = sorted(self.chosen, key=self.total)[:LEADERS]
+        self.measure(range(len(self.groups)), sorted(leaders))
 
     def by_worth(self) -> list[int]:
         """The groups, those first in which one of the best has lost most."""
-        return sorted(
-            range(len(self.groups)),
-            key=lambda number: -float(self.worth[number].sum()) if number in self.worth else 0.0,
-        )
+        worth = {number: float(values.sum()) for number, values in self.worth.items()}
+        return sorted(range(len(self.groups)), key=lambda number: -worth.get(number, 0.0))
 
     def total(self, each: Candidate) -> float:
         """The sum of what its windows have added; the same in whatever order they came."""
         return math.fsum(self.parts[each].values())
 
-    def measure(self, numbers: Iterable[int], candidates: Sequence[Candidate]) -> None:
+    def measure(self, numbers: Sequence[int], candidates: Sequence[Candidate]) -> None:
         """Measure on groups, in this order, those candidates that can still be the lowest.
 
-        All ranks know the same whenever they choose who does what.
+        Every rank has groups of its own, whose streams it keeps. On one group each, they take turns
+        with shares of the candidates: what one has found may rule a candidate out before another
+        comes to it. All know the same whenever they choose what to do next.
         """
-        numbers, ranks = list(numbers), self.ranks
-        while numbers := self.not_known(numbers, candidates):
-            left = self.left(numbers[0], candidates)
-            many = self.early_exit and len(left) >= SHARED * ranks.size
-            if many or len(numbers) < ranks.size:
-                self.go(numbers.pop(0), shared_out(left, ranks.size)[ranks.rank])
-            else:
-                now, numbers = numbers[: ranks.size], numbers[ranks.size :]
-                self.go(now[ranks.rank], self.left(now[ranks.rank], candidates))
-            self.tell()
+        rank, size = self.ranks.rank, self.ranks.size
+        while any(self.left(number, candidates) for number in numbers):
+            own = self.together(self.own(numbers, candidates))
+            going = [each for each in candidates if each not in self.out]
+            # Until one has come to the end nothing is ruled out.
+            shares = min(size, max(1, len(going) // SHARE)) if math.isfinite(self.best) else 1
+            for turn in range(shares):
+                share = set(going[(rank + turn) % shares :: shares]) - self.out
+                self.go({number: [e for e in own[number] if e in share] for number in own})
+                self.tell()
+                if self.early_exit:
+                    self.out |= {each for each in self.chosen if self.total(each) > self.best}
 
-    def not_known(self, numbers: Iterable[int], candidates: Sequence[Candidate]) -> list[int]:
-        """Those groups on which there is a candidate to measure yet."""
-        if self.early_exit:
-            self.out |= {each for each in self.chosen if self.total(each) > self.best}
-        return [number for number in numbers if self.left(number, candidates)]
+    def own(self, numbers: Sequence[int], candidates: Sequence[Candidate]) -> Todo:
+        """This rank's groups on which there is something left to measure, and what.
+
+        A text of fewer groups than ranks has several for each, which share the candidates out.
+        """
+        rank, size, own = self.ranks.rank, self.ranks.size, Todo()
+        for number in numbers:
+            there = range(number % size, size, len(self.groups))
+            left = self.left(number, candidates)
+            if rank in there and (here := left[there.index(rank) :: len(there)]):
+                own[number] = here
+        return own
+
+    def together(self, own: Todo) -> Todo:
+        """The first of the groups, and with few candidates others that go along, of its shape."""
+        if not own:
+            return own
+        first = next(iter(own))
+        windows = len(self.groups[first][1])
+        full = FULL * steady_rows(self.loaded.dtype, self.length) // (windows * len(own[first]))
+        most = max(1, full) if self.memory is None else 1
+        alike = [number for number in own if len(self.groups[number][1]) == windows]
+        return {number: own[number] for number in alike[:most]}
 
     def left(self, number: int, candidates: Iterable[Candidate]) -> list[Candidate]:
         """Those candidates that can still be the lowest and were not in the group yet."""
@@ -216,23 +233,30 @@ class _Race:
             each for each in candidates if each not in self.out and first not in self.parts[each]
         ]
 
-    def go(self, number: int, left: Sequence[Candidate]) -> None:
-        """Measure candidates on a group."""
-        first, ids = self.groups[number]
-        if not left:
+    def go(self, todo: Todo) -> None:
+        """Measure candidates on groups of as many windows each."""
+        todo = {number: left for number, left in todo.items() if left}
+        if not todo:
             return
-        reference = self.kept.untouched(self.loaded, first, ids)
+        texts = [self.groups[number] for number in todo]
+        references = [self.kept.untouched(self.loaded, *text) for text in texts]
         if self.loaded.not_replayable:
-            for each in left:
-                self._plainly(number, each, reference)
+            for (number, left), reference in zip(todo.items(), references, strict=True):
+                for each in left:
+                    self._plainly(number, each, reference)
             return
-        known = ready(self.loaded, reference).flatten(0, 1)
-        fit = at_once(self.loaded, ids.numel(), len(left), self.memory)
-        trunk = self.kept.trunk(self.loaded, first, ids, self.mask)
-        found = waves(trunk, self.mask, left, fit, steady=True, own=False, tick=self.tick)
-        for wave, streams in found:
-            self._head(number, [each for each in wave if each], streams, known)
-        held = held_bytes(self.loaded, ids.numel(), fit) + self.kept.bytes
+        tokens = texts[0][1].numel()
+        entries = [(text, each) for text, left in enumerate(todo.values()) for each in left]
+        fit = at_once(self.loaded, tokens, len(entries), self.memory)
+        trunks = [self.kept.trunk(self.loaded, *text, self.mask) for text in texts]
+        known = [ready(self.loaded, reference).flatten(0, 1) for reference in references]
+        for wave, streams in waves(trunks, self.mask, entries, fit, steady=True, tick=self.tick):
+            ready(self.loaded, streams.flatten(0, 1), spent=True)
+            for text, number in enumerate(todo):
+                rows = {each: row for row, (other, each) in enumerate(wave) if other == text}
+                self._head(number, rows, streams.flatten(1, 2), known[text])
+        besides = BESIDES * (len(texts) - 1)
+        held = held_bytes(self.loaded, tokens, fit + besides) + self.kept.bytes
         self.held = max(self.held, held)
 
     def go_side_by_side(self) -> None:
@@ -248,8 +272,9 @@ class _Race:
             ):  # fmt: skip
                 if one.reference is not None:
                     known = ready(self.loaded, one.reference).flatten(0, 1)
-                    wave = [each for each in one.chosen if each]
-                    self._head(number + one.text, wave, one.streams, known)
+                    ready(self.loaded, one.streams.flatten(0, 1), spent=True)
+                    rows = {each: row for row, each in enumerate(one.chosen) if each}
+                    self._head(number + one.text, rows, one.streams.flatten(1, 2), known)
             number += len(some)
 
     def _plainly(self, number: int, each: Candidate, reference: torch.Tensor) -> None:
@@ -266,19 +291,21 @@ class _Race:
     def _head(
         self,
         number: int,
-        wave: Sequence[Candidate],
+        rows: dict[Candidate, int],
         streams: torch.Tensor,
         known: torch.Tensor,
     ) -> None:
-        """From what left the last layer, [n, w, T, H], to what the windows add.
+        """From what left the last layer to what the windows of a group add.
 
-        `known` is the untouched model's, ready for the head, [w * T, H].
+        `rows` are the candidates' among the streams, [n, w * T, H], which are ready for the head,
+        and so is `known`, the untouched model's, [w * T, H].
         """
+        if not rows:
+            return
         _, ids = self.groups[number]
+        wave, at = list(rows), torch.tensor(list(rows.values()))
         self.through_layers += len(ids) * len(wave)
-        ready(self.loaded, streams.flatten(0, 1), spent=True)
-        here = streams.flatten(1, 2)
-        values = torch.zeros(here.shape[:2], dtype=torch.float64)
+        values = torch.zeros(len(wave), ids.numel(), dtype=torch.float64)
         alive = torch.arange(len(wave))
         size = head_tokens(self.loaded.dtype)
         at_once = max(1, min(ids.numel(), size // 4))
@@ -290,8 +317,8 @@ class _Race:
             logits = to_logits(self.loaded, known[places].unsqueeze(0))
             against = self.metric.prepare(logits[0].float())
             for some in alive.split(max(1, size // at_once)):
-                rows = filled(some, max(1, size // at_once)).to(known.device)
-                logits = to_logits(self.loaded, here[rows[:, None], places], self.place)
+                here = filled(at[some], max(1, size // at_once)).to(known.device)
+                logits = to_logits(self.loaded, streams[here[:, None], places], self.place)
                 found = token_values(self.metric, logits, against)
                 values[some[:, None], piece] = found[: len(some), : len(piece)]
                 self.through_head += len(some) * len(piece)
@@ -371,17 +398,3 @@ class _Race:
             heads=sum(heads) / (self.count * self.length),
             stream_bytes=max(held),
         )
-
-
-def shared_out(candidates: Sequence[Candidate], size: int) -> list[list[Candidate]]:
-    """The candidates for each of `size` processes: at most a `size`-th of them, rounded up.
-
-    From step to step a candidate stays where it was, for what is kept of its streams is there: each
-    goes by its layer, and only those that are too many at one process go elsewhere.
-    """
-    shares: list[list[Candidate]] = [[] for _ in range(size)]
-    most = math.ceil(len(candidates) / size)
-    for each in candidates:
-        home = shares[each[0].layer % size]
-        (home if len(home) < most else min(shares, key=len)).append(each)
-    return shares

@@ -33,9 +33,9 @@ Tick = Callable[[float], None]
 
 HEAD_TOKENS = 256
 """Tokens whose logits exist at a time in a two-byte dtype; half as many in fp32, `PLACED` times as
-many where a sweep goes `steadily`. For a vocabulary
-of 49,152 that is 24 MiB: glibc's malloc gives blocks from 32 MiB on back to the system at once, and
-taking their pages anew costs more than the arithmetic on them."""
+many where a sweep goes `steadily`. For a vocabulary of 49,152 that is 24 MiB: glibc's malloc gives
+blocks from 32 MiB on back to the system at once, and taking their pages anew costs more than the
+arithmetic on them."""
 
 PLACED = 2
 """So many times as many tokens go through the head at a time where their logits can be put into the
@@ -53,7 +53,8 @@ CPU with bf16 matrix units: those want long products, fp32 wants its activations
 STEADY_TOKENS = 512
 """Tokens in every pass through a layer where each has to have the same shape, filled up with
 copies. How a product rounds a row depends on how many rows it has, so that only then a candidate's
-numbers do not depend on who goes with it."""
+numbers do not depend on who goes with it. Half as many in fp32, where a long product gains less
+than filling it up costs."""
 
 
 def idle(work: float) -> None:
@@ -91,7 +92,7 @@ def layer_tokens(dtype: torch.dtype) -> int:
 
 def steady_rows(dtype: torch.dtype, length: int) -> int:
     """Windows of so many tokens in every pass of the same shape."""
-    return max(1, min(STEADY_TOKENS, layer_tokens(dtype)) // length)
+    return max(1, STEADY_TOKENS * 2 // dtype.itemsize // length)
 
 
 def filled(rows: torch.Tensor, size: int) -> torch.Tensor:

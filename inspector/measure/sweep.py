@@ -32,7 +32,7 @@ from inspector.measure.scoring import (
     window_sums,
 )
 from inspector.measure.sizes import readable_bytes
-from inspector.measure.waves import waves, waves_of_all
+from inspector.measure.waves import own_stream, waves, waves_of_all
 from inspector.model.loaded import LoadedModel
 from inspector.results.scores import Scores
 from inspector.units import Mask, Unit
@@ -276,14 +276,18 @@ def _sums(
             )
         return
     for ids in texts:
-        here, first = first, first + len(ids)
-        reference = kept.untouched(loaded, here, ids) if metric.against_logits else None
+        number, first = first, first + len(ids)
+        reference = kept.untouched(loaded, number, ids) if metric.against_logits else None
         if loaded.not_replayable:
             yield from _plain_sums(loaded, metric, ids, mask, chosen, reference, tick)
             continue
-        trunk = kept.trunk(loaded, here, ids, mask)
-        for names, streams in waves(trunk, mask, chosen, fit, steady=steady, tick=tick):
+        trunk = kept.trunk(loaded, number, ids, mask)
+        here = [(0, each) for each in chosen]
+        for entries, streams in waves([trunk], mask, here, fit, steady=steady, tick=tick):
+            names = [each for _, each in entries]
             yield from _of_streams(loaded, metric, names, streams, ids, reference, tick)
+        own = own_stream(trunk, mask).unsqueeze(0)
+        yield from _of_streams(loaded, metric, [None], own, ids, reference, tick)
 
 
 def _of_streams(

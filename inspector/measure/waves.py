@@ -19,42 +19,48 @@ from inspector.model.replay import Calls, record
 from inspector.model.surgery import mute_units
 from inspector.units import KINDS, Mask, Unit
 
+Entry = tuple[int, Candidate]
+"""A candidate on one of several texts, by the text's place among them."""
+
 
 def waves(
-    trunk: Trunk,
+    trunks: Sequence[Trunk],
     mask: Mask,
-    chosen: Sequence[Candidate],
+    chosen: Sequence[Entry],
     size: int,
     *,
     steady: bool = False,
-    own: bool = True,
     tick: Tick = idle,
-) -> Iterator[tuple[Sequence[Candidate | None], torch.Tensor]]:
+) -> Iterator[tuple[Sequence[Entry], torch.Tensor]]:
     """Candidates in waves, and what leaves the last layer for each: [n, w, T, H].
 
-    Each of them joins from the trunk, which goes through the layers once, over all waves; or, where
-    that is `steady`, from the last of its own streams that is kept.
+    Each of them joins from its text's trunk, which goes through the layers once, over all waves;
+    or, where that is `steady`, from the last of its own streams that is kept.
 
     Args:
-        trunk: of a few windows [w, T] under the mask.
+        trunks: one for each text, a few windows [w, T] under the mask; all of the same shape.
         mask: what is muted already.
-        chosen: the candidates, in the order of the forward pass; they come in another one.
+        chosen: the candidates, those of each text in the order of the forward pass; they come in
+            another one.
         size: candidates in a wave.
         steady: have a candidate's numbers depend on itself alone, see `through_in_place`.
-        own: at last give what leaves it under the mask itself, too, as [None].
         tick: told of the work done.
     """
-    loaded = trunk.loaded
+    loaded, calls = trunks[0].loaded, trunks[0].calls
+    kept = [trunk.candidates if steady else None for trunk in trunks]
     with mute_units(loaded, mask), torch.no_grad():
         for start in range(0, len(chosen), size):
-            some = chosen[start : start + size]
-            wave = _Wave(loaded, mask, some, steady, tick, trunk.candidates if steady else None)
-            rows = trunk.rows(len(some))
+            wave = _Wave(loaded, mask, chosen[start : start + size], steady, tick, kept)
+            rows = trunks[0].rows(len(wave.chosen))
             for layer in range(wave.first, loaded.depth):
-                wave.through(layer, rows, partial(trunk.before, layer), trunk.calls)
+                wave.through(layer, rows, lambda text, at=layer: trunks[text].before(at), calls)
             yield wave.chosen, rows
-        if own:
-            yield [None], trunk.end().unsqueeze(0)
+
+
+def own_stream(trunk: Trunk, mask: Mask) -> torch.Tensor:
+    """What leaves the last layer under the mask itself, [w, T, H], to be used up."""
+    with mute_units(trunk.loaded, mask), torch.no_grad():
+        return trunk.end()
 
 
 @dataclass
@@ -103,7 +109,8 @@ def waves_of_all(
         bases = [base for base, _ in entered]
         dense = list(bases) if reference else []
         for start in range(0, max(1, len(chosen)), size):
-            wave = _Wave(loaded, mask, chosen[start : start + size], steady, tick)
+            entries = [(0, each) for each in chosen[start : start + size]]
+            wave = _Wave(loaded, mask, entries, steady, tick)
             rows = [base.new_empty((len(wave.chosen), *base.shape)) for base in bases]
             ending = own and start + size >= len(chosen)
             for layer in range(at, loaded.depth):
@@ -125,7 +132,8 @@ def waves_of_all(
                 for text, base in enumerate(bases):
                     known = dense[text] if dense else None
                     if chosen:
-                        yield Passed(text, wave.chosen, rows[text], known)
+                        names = [each for _, each in wave.chosen]
+                        yield Passed(text, names, rows[text], known)
                     if ending:
                         yield Passed(text, [None], base.unsqueeze(0), known)
 
@@ -137,43 +145,51 @@ class _Wave:
         self,
         loaded: LoadedModel,
         mask: Mask,
-        chosen: Sequence[Candidate],
+        chosen: Sequence[Entry],
         steady: bool,
         tick: Tick,
-        candidates: CandidateStreams | None = None,
+        kept: Sequence[CandidateStreams | None] = (None,),
     ) -> None:
-        self.loaded, self.mask, self.candidates = loaded, mask, candidates
+        """`kept` are the candidates' streams that are kept of each text."""
+        self.loaded, self.mask, self.kept = loaded, mask, kept
         self.steady, self.tick, self.joined = steady, tick, 0
-        known = {each: candidates.last(each) if candidates is not None else None for each in chosen}
-        self.joining = {each: at[0] - 1 if at else each[0].layer for each, at in known.items()}
+        self.known: dict[Entry, torch.Tensor] = {}
+        """The kept streams that some of them join with."""
+        self.joining: dict[Entry, int] = {}
         """Behind which layer each of them joins: its own, or what its kept stream has left."""
-        self.known = {each: at[1] for each, at in known.items() if at}
+        for text, each in chosen:
+            streams = kept[text]
+            found = streams.last(each) if streams is not None else None
+            self.joining[text, each] = found[0] - 1 if found else each[0].layer
+            if found:
+                self.known[text, each] = found[1]
         self.chosen = sorted(chosen, key=self.joining.__getitem__)
         self.first = min(self.joining.values(), default=0)
         self.last = max(self.joining.values(), default=0)
 
     def through(
-        self, layer: int, rows: torch.Tensor, base: Callable[[], torch.Tensor], calls: Calls
+        self, layer: int, rows: torch.Tensor, base: Callable[[int], torch.Tensor], calls: Calls
     ) -> None:
         """Take those that have joined through a layer, and have further ones join behind it.
 
         `rows` are their streams, [n, w, T, H], and `base` gives what enters the layer under the
-        mask.
+        mask on a text.
         """
         if self.joined:
-            if self.candidates is not None:
-                for each, stream in zip(self.chosen[: self.joined], rows, strict=False):
-                    self.candidates.add(each, layer, stream)
+            for (text, each), stream in zip(self.chosen[: self.joined], rows, strict=False):
+                streams = self.kept[text]
+                if streams is not None:
+                    streams.add(each, layer, stream)
             here = rows[: self.joined].flatten(0, 1)
             through_in_place(self.loaded, layer, here, calls, steady=self.steady, tick=self.tick)
-        for each in self.chosen[self.joined :]:
-            if self.joining[each] > layer:
+        for text, each in self.chosen[self.joined :]:
+            if self.joining[text, each] > layer:
                 break
-            if each in self.known:
-                rows[self.joined] = self.known[each]
+            if (text, each) in self.known:
+                rows[self.joined] = self.known[text, each]
                 self.tick(len(rows[0]) * (layer - each[0].layer + 1.0))
             else:
-                rows[self.joined] = self._from(base(), each, calls)
+                rows[self.joined] = self._from(base(text), each, calls)
             self.joined += 1
 
     def _from(self, base: torch.Tensor, each: Candidate, calls: Calls) -> torch.Tensor:
@@ -185,5 +201,5 @@ class _Wave:
             return through(self.loaded, layer, base, calls, tick=self.tick)
 
 
-def _same(stream: torch.Tensor) -> torch.Tensor:
+def _same(stream: torch.Tensor, _: int) -> torch.Tensor:
     return stream

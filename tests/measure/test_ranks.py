@@ -103,12 +103,12 @@ def test_the_run_is_that_of_one_process(asked: dict[str, Any]) -> None:
             assert repr(bare(found)) == repr(whole)  # NaN equals NaN
 
 
-@pytest.mark.parametrize("shared", [1, 8])
+@pytest.mark.parametrize("share", [1, 8])
 @pytest.mark.parametrize(("metric", "samples"), [("js", 13), ("kl", 2), ("norm", 8), ("js", 1)])
 def test_with_early_exit_the_same_goes_at_the_same_score(
-    metric: str, samples: int, shared: int, monkeypatch: pytest.MonkeyPatch
+    metric: str, samples: int, share: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(racing, "SHARED", shared)
+    monkeypatch.setattr(racing, "SHARE", share)
     text = plain.text(model(0), samples, 64)
 
     def run(ranks: Ranks, **more: Any) -> Trajectory:
@@ -141,8 +141,8 @@ def same_scores(step: Step, full: Step) -> None:
 
 
 def test_candidates_are_shared_out_and_drop_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With many candidates the ranks share a group out: hardly more is measured than by one."""
-    monkeypatch.setattr(racing, "SHARED", 1)
+    """What one rank finds rules out before another comes to it: hardly more is measured."""
+    monkeypatch.setattr(racing, "SHARE", 1)
     text = plain.text(model(0), 8, 64)
 
     def run(ranks: Ranks) -> Trajectory:

@@ -305,7 +305,7 @@ def test_a_score_does_not_depend_on_what_is_measured_with_it(
         some = sweep(llama, text, mask, units=llama.mask(",".join(units)))
         assert some.reference == whole.reference
         assert some.scores == {each: whole.scores[each] for each in units}
-    passes = 512 // LENGTH * LENGTH
+    passes = scoring.steady_rows(llama.dtype, LENGTH) * LENGTH
     assert rows["run_layer"] == {passes, 6 * LENGTH, LENGTH}  # the candidates', and two groups
     assert rows["to_logits"] == {2 * scoring.head_tokens(torch.float32)}
 

@@ -41,7 +41,7 @@ def propose(
                 known = carried(search, known, chosen, *costs[-2:]) if gone else known
                 found = rescored(search, mask, allowed, known, here)
             else:
-                found = scored(search, mask, allowed, here, before=known)
+                found = scored(search, mask, allowed, here)
             known = found.scores
             status = {group: found.status(group) for group in allowed}
             effort = found.layers, found.heads, found.stream_bytes

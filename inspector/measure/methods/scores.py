@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
@@ -29,20 +29,13 @@ Scores = dict[Group, float]
 NOTE = "measuring how much each layer does"
 
 
-def scored(
-    search: Search,
-    mask: Mask,
-    groups: Sequence[Group],
-    progress: Progress,
-    *,
-    before: Mapping[Group, float] | None = None,
-) -> Measured:
+def scored(search: Search, mask: Mask, groups: Sequence[Group], progress: Progress) -> Measured:
     """Every candidate's score under the mask by the search's metric; lower goes first.
 
     `METHODS` says for each method what the score is; NaN where it is not defined. By a divergence,
     a method that scores anew every time needs the lowest alone: the others may be lower bounds.
-    `before` are earlier scores, which tell where to begin. Several processes share the windows of a
-    sweep; what takes a pass or two, the first of them does alone.
+    Several processes share the windows of a sweep; what takes a pass or two, the first of them does
+    alone.
 
     Raises:
         ResultError: the score needs a model that runs layer by layer.
@@ -59,7 +52,7 @@ def scored(
         )
         return Measured(dict(zip(groups, scores, strict=True)))
     if search.races:
-        return _raced(search, mask, groups, without_partial, before or {})
+        return _raced(search, mask, groups, without_partial)
     return _swept(search, mask, groups, without_partial)
 
 
@@ -68,7 +61,6 @@ def _raced(
     mask: Mask,
     groups: Sequence[Group],
     progress: Progress,
-    before: Mapping[Group, float],
 ) -> Measured:
     """The divergence without each candidate; in full for the lowest one at least."""
     found = race(
@@ -78,7 +70,6 @@ def _raced(
         groups,
         metric=METRICS[search.metric],
         early_exit=search.early_exit,
-        promising=sorted(before, key=lambda group: before[group]),
         progress=progress,
         memory=search.memory,
         kept=search.kept,
