@@ -216,15 +216,15 @@ class _Race:
         return own
 
     def together(self, own: Todo) -> Todo:
-        """The first of the groups, and with few candidates others that go along, of its shape."""
+        """The first of the groups, and others of its shape that go along as they save passes."""
         if not own:
             return own
         first = next(iter(own))
         windows = len(self.groups[first][1])
-        full = FULL * steady_rows(self.loaded.dtype, self.length) // (windows * len(own[first]))
-        most = max(1, full) if self.memory is None else 1
+        rows = steady_rows(self.loaded.dtype, self.length) // windows
+        many = FULL * rows // len(own[first]) if self.early_exit else rows
         alike = [number for number in own if len(self.groups[number][1]) == windows]
-        return {number: own[number] for number in alike[:most]}
+        return {each: own[each] for each in alike[: max(1, many if self.memory is None else 1)]}
 
     def left(self, number: int, candidates: Iterable[Candidate]) -> list[Candidate]:
         """Those candidates that can still be the lowest and were not in the group yet."""

@@ -10,7 +10,8 @@ The share of the processor's own speed is that of one full sweep of js without e
 multiply-adds that the shared beginning leaves to do (of the linear modules, without copies that
 fill up a pass), over its time, against `torch.nn.functional.linear` alone on the very shapes that
 the sweep multiplied: with one weight all the time, which small ones spend in the cache, and with
-another weight each time, as a model's layers have.
+another weight each time, as a model's layers have. Where the rest goes is said by what torch's
+operations take in another such sweep.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from inspector.measure.corpus import Windows, windows
@@ -44,6 +46,9 @@ UNITS = {"bf16": 15, "fp32": 4}
 
 CACHES = 128 << 20
 """Bytes of weights that no core's own cache holds."""
+
+OPERATIONS = 12
+"""So many that take most time are named."""
 
 Shape = tuple[int, int, int]
 """Rows, inputs and outputs of a matrix product."""
@@ -181,6 +186,16 @@ def _share(loaded: LoadedModel, text: Windows, kind: str) -> None:
         f"{(useful / seconds) / (multiplied / products):.2f} of the one and "
         f"{(useful / seconds) / (multiplied / in_turn):.2f} of the other; of all that is "
         f"multiplied {100 * (1 - useful / multiplied):.1f} % fills up passes",
+        flush=True,
+    )
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        swept()
+    operations = {each.key: each.self_cpu_time_total for each in profiled.key_averages()}
+    most = sorted(operations, key=lambda name: -operations[name])[:OPERATIONS]
+    whole = sum(operations.values())
+    print(
+        "where its time goes: "
+        + ", ".join(f"{name} {100 * operations[name] / whole:.0f} %" for name in most),
         flush=True,
     )
 
