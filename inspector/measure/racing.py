@@ -5,9 +5,8 @@ whole sum of another is therefore out, whatever the rest of the text says: an ex
 with the very same candidate, at the same score, and with lower bounds of the others.
 
 All candidates go over a first few windows. Those that have cost least there go over the whole text;
-the others follow a few windows at a time, those first in which the best has lost most, and those
-that are out stay behind: they save their layers from then on. Within these windows the tokens go
-through the head in the same order, and candidates drop out between pieces of it.
+the others follow a few windows at a time, those first in which the best has lost most, and who is
+out goes no further. Within these windows the same holds for tokens through the head.
 
 Several processes have windows of their own, and tell each other what those have added. Until then
 each leaves out only what it knows to be out, which holds for all: the lowest candidate and its
@@ -50,7 +49,8 @@ Todo = dict[int, list[Candidate]]
 """What to measure, by group."""
 
 GROUPS = 8
-"""A short text is cut into at least so many groups of windows, so that there is what to save."""
+"""A short text is cut into so many groups of windows, so that there is what to save; into fewer
+where one would not fill a quarter of a pass."""
 
 SHARE = 8
 """Candidates in a rank's share at least: with fewer the passes would hardly be filled."""
@@ -150,7 +150,8 @@ class _Race:
         self.loaded, self.mask, self.chosen, self.ranks = loaded, mask, chosen, ranks
         self.metric, self.early_exit, self.memory, self.kept = metric, early_exit, memory, kept
         self.count, self.length = windows.ids.shape
-        tokens = min(256, windows.ids.numel() // GROUPS)
+        least = self.length * steady_rows(loaded.dtype, 4 * self.length)
+        tokens = min(256, max(windows.ids.numel() // GROUPS, least))
         self.groups = list(groups(windows.ids, tokens=tokens))
         self.parts: dict[Candidate, dict[int, float]] = {each: {} for each in chosen}
         """What each window has added, by the window's number."""
@@ -255,9 +256,8 @@ class _Race:
             for text, number in enumerate(todo):
                 rows = {each: row for row, (other, each) in enumerate(wave) if other == text}
                 self._head(number, rows, streams.flatten(1, 2), known[text])
-        besides = BESIDES * (len(texts) - 1)
-        held = held_bytes(self.loaded, tokens, fit + besides) + self.kept.bytes
-        self.held = max(self.held, held)
+        held = held_bytes(self.loaded, tokens, fit + BESIDES * (len(texts) - 1))
+        self.held = max(self.held, held + self.kept.bytes)
 
     def go_side_by_side(self) -> None:
         """Measure all candidates in full, many groups at once in each layer."""
