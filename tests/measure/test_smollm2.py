@@ -76,6 +76,7 @@ def text(fp32: LoadedModel) -> Windows:
 @pytest.fixture
 def one_window_at_a_time(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(scoring, "LAYER_TOKENS", LENGTH)
+    monkeypatch.setattr(scoring, "STEADY_TOKENS", LENGTH)
     monkeypatch.setattr(scoring, "HEAD_TOKENS", LENGTH)
     monkeypatch.setattr(scoring, "PLACED", 1)
     yield
@@ -202,7 +203,7 @@ def test_greedy_order_equals_the_plain_way(loaded: LoadedModel, text: Windows) -
 
 def test_early_exit_removes_the_same_at_the_same_score(loaded: LoadedModel) -> None:
     """To the last bit, in both dtypes, at the batching that a search really has."""
-    few = windows(loaded.tokenizer, "pydoc:check", length=24, samples=4)
+    few = windows(loaded.tokenizer, "pydoc:check", length=24, samples=16)
     some = narrowed(loaded, UNITS)
     run, whole = (
         prune(some, few, loaded.empty(), method="finercut", remove=2, early_exit=early)
