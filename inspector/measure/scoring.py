@@ -53,8 +53,8 @@ CPU with bf16 matrix units: those want long products, fp32 wants its activations
 STEADY_TOKENS = 512
 """Tokens in every pass through a layer where each has to have the same shape, filled up with
 copies. How a product rounds a row depends on how many rows it has, so that only then a candidate's
-numbers do not depend on who goes with it. Half as many in fp32, where a long product gains less
-than filling it up costs."""
+numbers do not depend on who goes with it. Half as many in fp32 on a single thread, where a long
+product gains less than filling it up costs."""
 
 
 def idle(work: float) -> None:
@@ -92,7 +92,8 @@ def layer_tokens(dtype: torch.dtype) -> int:
 
 def steady_rows(dtype: torch.dtype, length: int) -> int:
     """Windows of so many tokens in every pass of the same shape."""
-    return max(1, STEADY_TOKENS * 2 // dtype.itemsize // length)
+    alone = dtype.itemsize > 2 and torch.get_num_threads() == 1
+    return max(1, (STEADY_TOKENS // 2 if alone else STEADY_TOKENS) // length)
 
 
 def filled(rows: torch.Tensor, size: int) -> torch.Tensor:

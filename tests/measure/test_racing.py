@@ -131,7 +131,8 @@ def test_a_score_is_a_candidates_own(
         found = race(llama, text, llama.empty(), some, metric=row, early_exit=False)
         assert found.scores == {each: whole.scores[each] for each in some}
     for wave in (1, 3):
-        memory = (wave + BESIDES) * LENGTH * 64 * 4
+        group = scoring.steady_rows(llama.dtype, 4 * LENGTH) * LENGTH
+        memory = (wave + BESIDES) * group * 64 * 4
         found = race(llama, text, llama.empty(), chosen, metric=row, memory=memory)
         assert found.stream_bytes == memory
         for each in chosen:
